@@ -1,0 +1,144 @@
+"""What a user means by "that model": one parser for every way to name one.
+
+    --checkpoint   a run folder (its newest checkpoint) or a checkpoint folder
+    --pretrained   gpt2 .. gpt2-xl, a folder, or a hub id user/name
+    --model        a preset, with untrained weights
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nano_gpt.checkpoint.folder import CONFIG, GENERATION_CONFIG, TOKENIZER_FILES, WEIGHTS, is_model_folder, read_model_folder
+from nano_gpt.config.loading import build
+from nano_gpt.config.model import GPTConfig
+from nano_gpt.config.presets import PRESETS, preset_values
+from nano_gpt.errors import CheckpointError, NetworkError
+from nano_gpt.model.gpt import GPT
+from nano_gpt.runtime.logs import logger
+from nano_gpt.runtime.seeding import derive_seed
+from nano_gpt.tokenizer import load_tokenizer
+from nano_gpt.tokenizer.base import Tokenizer
+
+GPT2_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its tokenizer, and where they came from."""
+
+    model: GPT
+    tokenizer: Tokenizer
+    origin: str
+    """What was loaded, in words for a log line."""
+    folder: Path | None = None
+    """The model folder on this machine, if there is one."""
+    trainer_state: dict[str, Any] | None = None
+    """step, tokens and validation loss, where the folder is a checkpoint of a run."""
+
+    def to(self, device: torch.device | str) -> LoadedModel:
+        self.model.to(device)
+        return self
+
+
+def load_model(
+    pretrained: str | None = None,
+    *,
+    checkpoint: Path | str | None = None,
+    preset: str | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 1337,
+) -> LoadedModel:
+    """At most one of the three names a model; none means the newest run in runs/, or else the hub's gpt2.
+
+    Weights are fp32 and the model is in eval mode. Raises CheckpointError for what is missing or damaged, ConfigError
+    for an unknown preset, NetworkError when the hub is needed and cannot be reached.
+    """
+    given = [name for name in (pretrained, checkpoint, preset) if name]
+    if len(given) > 1:
+        raise CheckpointError(f"more than one model is named: {', '.join(map(str, given))}", "name one")
+    if checkpoint:
+        return _from_folder(checkpoint_folder(Path(checkpoint))).to(device)
+    if preset:
+        return _untrained(preset, seed).to(device)
+    if pretrained is None and (run := newest_run()) is not None:
+        logger.info(f"model: the newest run, {run}")
+        return _from_folder(checkpoint_folder(run)).to(device)
+    return _pretrained(pretrained or "gpt2").to(device)
+
+
+def newest_run(runs: Path = RUNS) -> Path | None:
+    """The run folder whose checkpoint was written last."""
+    pointers = sorted(runs.glob("*/checkpoints/latest"), key=lambda path: path.stat().st_mtime)
+    return pointers[-1].parent.parent if pointers else None
+
+
+def checkpoint_folder(path: Path) -> Path:
+    """A run folder, its checkpoints folder, a pointer in it or a checkpoint -> the checkpoint's folder."""
+    if not path.exists():
+        raise CheckpointError(f"there is no {path}")
+    for pointer in (path, path / "latest", path / "checkpoints" / "latest"):
+        if pointer.is_file():
+            target = pointer.parent / pointer.read_text(encoding="utf-8").strip()
+            if is_model_folder(target):
+                return target
+    if is_model_folder(path):
+        return path
+    raise CheckpointError(
+        f"{path} is not a checkpoint: neither a run folder nor a folder with {CONFIG} and {WEIGHTS}",
+        "a run's checkpoints are in runs/NAME/checkpoints/step_NNNNNN",
+    )
+
+
+def _from_folder(folder: Path) -> LoadedModel:
+    state_file = folder / "training" / "state.json"
+    state = json.loads(state_file.read_text(encoding="utf-8")) if state_file.is_file() else None
+    return LoadedModel(read_model_folder(folder), load_tokenizer(folder), str(folder), folder, state)
+
+
+def _untrained(preset: str, seed: int) -> LoadedModel:
+    tokenizer = load_tokenizer("gpt2")
+    values = {**preset_values(preset)["model"], "vocab_size": tokenizer.vocab_size}
+    torch.manual_seed(derive_seed(seed, "weights"))
+    logger.info(f"model: {preset} with untrained weights")
+    return LoadedModel(GPT(build(GPTConfig, values)).eval(), tokenizer, f"untrained {preset}")
+
+
+def _pretrained(name: str) -> LoadedModel:
+    folder = Path(name)
+    if folder.is_dir():
+        return _from_folder(checkpoint_folder(folder))
+    if name in PRESETS and name not in GPT2_NAMES:
+        raise CheckpointError(f"there are no published weights for {name!r}", f"published: {', '.join(GPT2_NAMES)}")
+    if name not in GPT2_NAMES and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+        raise CheckpointError(f"there is no folder {name}", "a hub id looks like user/name; GPT-2 is gpt2 .. gpt2-xl")
+    repo = f"openai-community/{name}" if name in GPT2_NAMES else name
+    return _from_folder(_download(repo))
+
+
+def _download(repo: str) -> Path:
+    """The files of a hub repository that we read, from the local cache where they are there already."""
+    import httpx2
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    files = [CONFIG, GENERATION_CONFIG, WEIGHTS, *TOKENIZER_FILES]
+    try:
+        return Path(snapshot_download(repo, allow_patterns=files))
+    except RepositoryNotFoundError:
+        raise CheckpointError(
+            f"the hub has no model {repo!r}, or it is private", "check the name; for a private one, hf auth login"
+        ) from None
+    except (LocalEntryNotFoundError, httpx2.HTTPError, ConnectionError) as error:
+        if isinstance(error, HfHubHTTPError) and error.response is not None:
+            raise NetworkError(f"the hub refused {repo!r}: {error.response.status_code}") from None
+        raise NetworkError(
+            f"{repo} is not in the local cache and the hub cannot be reached",
+            f"where there is a network: hf download {repo}; then copy the folder and use --pretrained FOLDER",
+        ) from None

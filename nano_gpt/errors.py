@@ -1,0 +1,34 @@
+"""The errors that a user can mend: one line of what and where, one of what to do.
+
+The command line prints them without a traceback; everything else that escapes is a bug of ours.
+"""
+
+from __future__ import annotations
+
+
+class NanoGPTError(Exception):
+    """`message` names the thing that is wrong and its value; `hint`, where there is one, the remedy."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\n  hint: {self.hint}"
+
+
+class ConfigError(NanoGPTError):
+    """A setting is unknown, of the wrong type, or does not fit another one."""
+
+
+class DataError(NanoGPTError):
+    """A corpus, a prepared set, a shard or a tokenizer is missing or not what it should be."""
+
+
+class CheckpointError(NanoGPTError):
+    """A checkpoint or a model folder is missing, damaged, or of another shape."""
+
+
+class NetworkError(NanoGPTError):
+    """Something must come from a network that cannot be reached."""

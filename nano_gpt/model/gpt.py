@@ -1,0 +1,145 @@
+"""GPT-2, whole, from the embedding to the logits (Radford et al. 2019).
+
+Read from top to bottom: attention, MLP, block, model. Names are those of OpenAI's release and of `transformers`;
+B is the batch, T the number of tokens, C = n_embd, nh = n_head, hs = C / nh, V = vocab_size.
+
+    model = GPT(GPTConfig(vocab_size=50257))
+    logits = model(ids)                  # (B, T) -> (B, T, V)
+    loss = model(ids, targets) / count   # summed over the targets, so that micro-batches add up to the big batch
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nano_gpt.config.model import GPTConfig
+from nano_gpt.model.cache import KVCache
+
+IGNORED_TARGET = -100  # a position with this target adds nothing to the loss
+
+
+class CausalSelfAttention(nn.Module):
+    """Every token looks at itself and at what came before it."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # query, key and value in one product
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.resid_dropout = nn.Dropout(config.dropout)
+        self.n_head = config.n_head
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor, cache: KVCache | None, layer: int) -> Tensor:
+        B, T, C = x.shape
+        q, k, v = self.c_attn(x).split(C, dim=2)
+        q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, T, C) -> (B, nh, T, hs)
+        k = k.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        v = v.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)  # (B, nh, past + T, hs)
+        # A single new token may see the whole cache, so only a run of tokens needs the causal mask.
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, dropout_p=dropout)
+        y = y.transpose(1, 2).reshape(B, T, C)  # (B, nh, T, hs) -> (B, T, C)
+        return self.resid_dropout(self.c_proj(y))  # type: ignore[no-any-return]
+
+
+class MLP(nn.Module):
+    """Four times wider and back, with GPT-2's tanh form of GELU."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.resid_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.c_fc(x), approximate="tanh")
+        return self.resid_dropout(self.c_proj(x))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Pre-LN: both branches read a normalised copy and add to the residual stream."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, cache: KVCache | None, layer: int) -> Tensor:
+        x = x + self.attn(self.ln_1(x), cache, layer)
+        return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
+
+
+class GPT(nn.Module):
+    """Token and position embeddings, the blocks, a last LayerNorm, and the token embedding again as the head."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.initialize()
+
+    @torch.no_grad()
+    def initialize(self) -> None:
+        """Redraw every weight from torch's global generator.
+
+        Standard deviations: section 2.3 of the paper (residual projections shrink with depth) and the released
+        `src/model.py` (0.02, positions 0.01).
+        """
+        std = {
+            "wte.weight": 0.02,
+            "wpe.weight": 0.01,
+            "attn.c_attn.weight": 0.02,
+            "attn.c_proj.weight": 0.02 / math.sqrt(2 * self.config.n_layer),
+            "mlp.c_fc.weight": 0.02,
+            "mlp.c_proj.weight": 0.02 / math.sqrt(2 * self.config.n_layer),
+        }
+        for name, parameter in self.named_parameters():
+            if name.endswith(".bias"):
+                nn.init.zeros_(parameter)
+            elif ".ln_" in f".{name}":
+                nn.init.ones_(parameter)
+            else:
+                nn.init.normal_(parameter, std=std[".".join(name.split(".")[-3:]) if ".attn." in name or ".mlp." in name else name])
+        self.wte.weight[self.config.vocab_size :] = 0.0  # padding rows: no target ever selects them, so they stay zero
+
+    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """(B, T) token ids -> (B, T, C), what the head reads. With a cache, `ids` follow what is already in it."""
+        T = ids.size(1)
+        past = 0 if cache is None else cache.length
+        assert past + T <= self.config.n_positions, f"{past} + {T} tokens in a context of {self.config.n_positions}"
+        assert past == 0 or T == 1, "after the prefill a cache takes one token at a time"
+        position = torch.arange(past, past + T, device=ids.device)
+        x = self.drop(self.wte(ids) + self.wpe(position))  # (B, T, C)
+        for layer, block in enumerate(self.h):
+            x = block(x, cache, layer)
+        if cache is not None:
+            cache.advance(T)
+        return self.ln_f(x)  # type: ignore[no-any-return]
+
+    def head(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., V): tied to the embedding, without its padding rows."""
+        return F.linear(x, self.wte.weight)[..., : self.config.vocab_size]
+
+    def forward(self, ids: Tensor, targets: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """(B, T) ids -> (B, T, V) logits; with (B, T) targets, the cross-entropy in nats, summed over them in fp32.
+
+        Targets of IGNORED_TARGET are left out.
+        """
+        logits = self.head(self.hidden(ids, cache))
+        if targets is None:
+            return logits
+        return F.cross_entropy(
+            logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED_TARGET, reduction="sum"
+        )
