@@ -1,7 +1,8 @@
 """Ranks: who this process is among those that torchrun started, and the few collectives that the project needs.
 
 The one module that reads RANK, LOCAL_RANK and WORLD_SIZE; everything else takes integers. Without torchrun every
-function here is the identity, so callers do not ask whether the run is distributed.
+function here is the identity, so callers do not ask whether the run is distributed. torch is imported only where a
+group is really used, so that the command line can ask for its rank at no cost.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-import torch.distributed as dist
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -49,6 +50,8 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     if ranks.world_size == 1:
         yield
         return
+    import torch.distributed as dist
+
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=TIMEOUT, device_id=device if device.type == "cuda" else None)
     try:
@@ -58,12 +61,16 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
 
 
 def is_distributed() -> bool:
+    import torch.distributed as dist
+
     return dist.is_available() and dist.is_initialized()
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """Sum over all ranks, in place."""
     if is_distributed():
+        import torch.distributed as dist
+
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
     return tensor
 
@@ -72,6 +79,9 @@ def any_rank(flag: bool) -> bool:
     """True on every rank as soon as it is true on one."""
     if not is_distributed():
         return flag
+    import torch
+    import torch.distributed as dist
+
     tensor = torch.tensor([int(flag)])
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return bool(tensor.item())
@@ -81,6 +91,8 @@ def broadcast(value: T) -> T:
     """Rank 0's value, on every rank."""
     if not is_distributed():
         return value
+    import torch.distributed as dist
+
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
@@ -88,4 +100,6 @@ def broadcast(value: T) -> T:
 
 def barrier() -> None:
     if is_distributed():
+        import torch.distributed as dist
+
         dist.barrier()

@@ -1,0 +1,92 @@
+"""The `nano-gpt` command: finds the subcommand, and turns every mistake into one line and an exit code.
+
+Exit codes: 0 done, 1 something that the user can mend (or a bug), 2 misuse of flags, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from nano_gpt import __version__
+from nano_gpt.cli.config import config
+from nano_gpt.cli.eval import eval_
+from nano_gpt.cli.export import export
+from nano_gpt.cli.prepare_dataset import prepare_dataset
+from nano_gpt.cli.sample import sample
+from nano_gpt.cli.train import train
+from nano_gpt.cli.upload import upload
+from nano_gpt.errors import NanoGPTError
+from nano_gpt.runtime import distributed, logs
+
+app = typer.Typer(
+    name="nano-gpt",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda token: token.replace("_", "-"),  # --dataset_dir is --dataset-dir
+    },
+)
+
+COMMANDS = {
+    "prepare_dataset": prepare_dataset,
+    "train": train,
+    "sample": sample,
+    "eval": eval_,
+    "export": export,
+    "upload": upload,
+    "config": config,
+}
+for _name, _function in COMMANDS.items():
+    app.command(_name)(_function)
+    if "_" in _name:
+        app.command(_name.replace("_", "-"), hidden=True)(_function)
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")] = False,
+) -> None:
+    """Prepare text, train a GPT-2 on it, sample, evaluate, export, share."""
+    logs.set_up(main_rank=distributed.from_environment().is_main, debug=debug)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code."""
+    if list(arguments) == ["--version"]:
+        typer.echo(__version__)
+        return 0
+    try:
+        app(args=_optional_values(arguments), prog_name="nano-gpt")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        return 130
+    except NanoGPTError as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        typer.echo(f"error: {error}", err=True)
+        return 1
+    return 0
+
+
+def _optional_values(arguments: Sequence[str]) -> list[str]:
+    """`--resume` may stand alone or name a checkpoint; Typer knows only flags and options, so alone it becomes `=auto`."""
+    spelt = list(arguments)
+    for index, argument in enumerate(spelt):
+        following = spelt[index + 1] if index + 1 < len(spelt) else "-"
+        if argument == "--resume" and following.startswith("-"):
+            spelt[index] = "--resume=auto"
+    return spelt
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,43 @@
+"""Options that several commands share, declared once. None means "not given", so that recipes and files can answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nano_gpt.config.presets import PRESETS, RECIPES
+
+MODEL = "Which model"
+
+Pretrained = Annotated[
+    str | None,
+    typer.Option(help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, a folder, or a hub id user/name.", rich_help_panel=MODEL),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="A run folder (its newest checkpoint) or a checkpoint folder.", rich_help_panel=MODEL),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option("--model", help=f"Shape of a new, untrained model: {', '.join(PRESETS)}.", rich_help_panel=MODEL),
+]
+Device = Annotated[str, typer.Option(help="auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps.")]
+DatasetName = Annotated[
+    str | None, typer.Option("--dataset", help="python_docs (built in), tinyshakespeare, finewebedu, or your own name.")
+]
+DatasetDir = Annotated[
+    Path | None, typer.Option(help="Folder that holds the prepared sets.", show_default="dataset_cache")
+]
+Recipe = Annotated[
+    str | None, typer.Option(help=f"A whole run: {', '.join(RECIPES)}.", show_default="the dataset's own")
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="YAML, as `nano-gpt config` prints it and a run keeps it.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any setting by its path, e.g. training.optimizer.beta2=0.99. Repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for scripts.")]
