@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nano_gpt.config import resolve as resolve
     from nano_gpt.inference.text import generate as generate
     from nano_gpt.model.gpt import GPT as GPT
-    from nano_gpt.training import train as train
+    from nano_gpt.training.setup import train as train
 
 _LAZY = {
     "GPT": "nano_gpt.model.gpt",
@@ -28,7 +28,7 @@ _LAZY = {
     "resolve": "nano_gpt.config",
     "load_model": "nano_gpt.checkpoint.source",
     "generate": "nano_gpt.inference.text",
-    "train": "nano_gpt.training",
+    "train": "nano_gpt.training.setup",
 }
 
 __all__ = ["GPT", "GPTConfig", "RunConfig", "__version__", "generate", "load_model", "resolve", "train"]

@@ -32,3 +32,11 @@ class CheckpointError(NanoGPTError):
 
 class NetworkError(NanoGPTError):
     """Something must come from a network that cannot be reached."""
+
+
+class Interrupted(NanoGPTError):
+    """A run was asked to stop by a signal, and has saved; the process exits with 128 + the signal's number."""
+
+    def __init__(self, message: str, hint: str, signal_number: int) -> None:
+        super().__init__(message, hint)
+        self.exit_code = 128 + signal_number

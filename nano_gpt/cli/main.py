@@ -1,6 +1,6 @@
 """The `nano-gpt` command: finds the subcommand, and turns every mistake into one line and an exit code.
 
-Exit codes: 0 done, 1 something that the user can mend (or a bug), 2 misuse of flags, 130 interrupted.
+Exit codes: 0 done, 1 something that the user can mend (or a bug), 2 misuse of flags, 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nano_gpt.cli.prepare_dataset import prepare_dataset
 from nano_gpt.cli.sample import sample
 from nano_gpt.cli.train import train
 from nano_gpt.cli.upload import upload
-from nano_gpt.errors import NanoGPTError
+from nano_gpt.errors import Interrupted, NanoGPTError
 from nano_gpt.runtime import distributed, logs
 
 app = typer.Typer(
@@ -70,6 +70,9 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         return 130
+    except Interrupted as stop:
+        typer.echo(str(stop), err=True)
+        return stop.exit_code
     except NanoGPTError as error:
         if "--debug" in arguments:
             traceback.print_exc()

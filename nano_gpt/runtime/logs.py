@@ -29,17 +29,18 @@ class _ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def set_up(*, main_rank: bool = True, debug: bool = False) -> None:
-    """Call once per process. Other ranks print warnings only."""
+    """Call once per process. Other ranks print warnings only; `extra={"file_only": True}` keeps a line off the console."""
     logger.handlers.clear()
     handler = _ConsoleHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(lambda record: not getattr(record, "file_only", False))
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if debug else logging.INFO if main_rank else logging.WARNING)
     logger.propagate = False
 
 
 def add_file(path: Path) -> logging.Handler:
-    """Append every line to `path` as well, with the time; close and remove the handler with `remove`."""
+    """Append every line to `path` as well; close and remove the handler with `remove`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(message)s"))

@@ -1,0 +1,133 @@
+"""The checkpoints of one run: written whole, verified by hash, pruned, and found again.
+
+    checkpoints/step_000500/            a plain GPT-2 folder (checkpoint/folder.py), and beside the model
+    checkpoints/step_000500/training/   optimizer.safetensors, state.json, manifest.json (sha256 of every file, last)
+    checkpoints/latest, best            the name of a checkpoint
+
+Optimizer state is kept whole and by parameter name, so it does not depend on ranks or on the order of parameters,
+and no pickle is needed to read it. There is no random-number state: every seed is derived (runtime/seeding.py).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nano_gpt.checkpoint.folder import read_model_folder, write_model_folder
+from nano_gpt.config.model import GPTConfig
+from nano_gpt.errors import CheckpointError
+from nano_gpt.runtime.files import atomic_directory, sha256, write_text
+from nano_gpt.runtime.logs import logger
+from nano_gpt.tokenizer.base import Tokenizer
+
+TRAINING = Path("training")
+OPTIMIZER, STATE, MANIFEST = TRAINING / "optimizer.safetensors", TRAINING / "state.json", TRAINING / "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on."""
+
+    model: dict[str, Tensor]
+    """A GPT's state dict."""
+    optimizer: dict[str, Tensor]
+    """`exp_avg/wte.weight` and so on: kind of moment, then the parameter's name."""
+    state: dict[str, Any]
+    """Plain JSON: `step` at least."""
+
+
+class CheckpointStore:
+    """`keep` is how many of the newest stay; the one that `best` names stays besides."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step_{step:06d}"
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are there, oldest first."""
+        names = (path.name.removeprefix("step_") for path in self.folder.glob("step_*") if path.is_dir())
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def save(self, checkpoint: Checkpoint, config: GPTConfig, tokenizer: Tokenizer, *, best: bool) -> Path:
+        """Write, then move `latest` (and `best`), then prune. Raises DiskFullError with the older ones untouched."""
+        path = self.path(checkpoint.state["step"])
+        with atomic_directory(path) as temporary:
+            write_model_folder(temporary, config, checkpoint.model, tokenizer)
+            (temporary / TRAINING).mkdir()
+            save_file(checkpoint.optimizer, temporary / OPTIMIZER)
+            (temporary / STATE).write_text(json.dumps(checkpoint.state, indent=2, allow_nan=False), encoding="utf-8")
+            files = [file.relative_to(temporary) for file in sorted(temporary.rglob("*")) if file.is_file()]
+            manifest = {file.as_posix(): {"bytes": size(temporary / file), "sha256": sha256(temporary / file)} for file in files}
+            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        write_text(self.folder / "latest", path.name + "\n")
+        if best:
+            write_text(self.folder / "best", path.name + "\n")
+        self._prune()
+        return path
+
+    def _prune(self) -> None:
+        pointer = self.folder / "best"
+        best = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
+        for step in self.steps()[: -self.keep]:
+            if self.path(step).name != best:
+                shutil.rmtree(self.path(step), ignore_errors=True)
+
+    def newest_valid(self) -> Path:
+        """The newest checkpoint whose files are all as they were written; damaged ones are named and passed over."""
+        for step in reversed(self.steps()):
+            try:
+                verify(self.path(step))
+            except CheckpointError as error:
+                logger.warning(f"{error.message}: trying the one before")
+            else:
+                return self.path(step)
+        raise CheckpointError(f"there is no whole checkpoint in {self.folder}", "start the run anew in another --run-dir")
+
+    def abandon_after(self, step: int) -> None:
+        """A run that goes on from `step` leaves the later checkpoints behind, under another name."""
+        for later in (found for found in self.steps() if found > step):
+            aside = self.folder / f"abandoned_{self.path(later).name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            self.path(later).rename(aside)
+            logger.info(f"set aside {self.path(later)} as {aside.name}")
+
+
+def verify(path: Path) -> None:
+    """Compare every file of a checkpoint with its manifest. Raises CheckpointError for the first that differs."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise CheckpointError(f"{path} has no readable {MANIFEST}, so it is not a whole checkpoint") from None
+    for name, entry in manifest.items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing")
+        if size(file) != entry["bytes"]:
+            raise CheckpointError(f"{file} holds {size(file):,} of {entry['bytes']:,} bytes")
+        if sha256(file) != entry["sha256"]:
+            raise CheckpointError(f"{file} is not what was written: its sha256 differs")
+
+
+def load(path: Path) -> Checkpoint:
+    """A verified checkpoint, on the CPU."""
+    verify(path)
+    try:
+        optimizer = load_file(path / OPTIMIZER)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path / OPTIMIZER} is damaged: {error}") from None
+    state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    return Checkpoint(dict(read_model_folder(path).state_dict()), optimizer, state)
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size

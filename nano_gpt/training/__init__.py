@@ -1,0 +1,1 @@
+"""The loop, and everything that hangs on it. `setup.train` is the way in."""

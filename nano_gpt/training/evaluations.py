@@ -1,0 +1,93 @@
+"""What a run measures on its way: validation loss, HellaSwag, samples. Each is called with the state when it is due."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from nano_gpt.config import RunConfig
+from nano_gpt.data.loader import evaluation_batches
+from nano_gpt.data.manifest import PreparedSet
+from nano_gpt.evaluation.hellaswag import Item, evaluate_hellaswag
+from nano_gpt.evaluation.validation import validation_loss
+from nano_gpt.inference.text import sample_texts
+from nano_gpt.model.gpt import GPT
+from nano_gpt.runtime.device import autocast
+from nano_gpt.runtime.distributed import Ranks
+from nano_gpt.tokenizer.base import Tokenizer
+from nano_gpt.training.metrics import Metrics
+from nano_gpt.training.state import RunState
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model under test, uncompiled and unwrapped, and where it runs."""
+
+    model: GPT
+    tokenizer: Tokenizer
+    device: torch.device
+    dtype: torch.dtype
+    ranks: Ranks
+
+
+@dataclass(frozen=True)
+class ValidationLoss:
+    """Mean over the first windows of the validation split, the same ones every time, shared out over the ranks."""
+
+    subject: Subject
+    prepared: PreparedSet
+    config: RunConfig
+    rows: int
+    """Windows per forward."""
+    metrics: Metrics
+
+    def __call__(self, state: RunState) -> None:
+        steps = self.config.evaluation.validation_steps
+        subject = self.subject
+        batches = evaluation_batches(
+            self.prepared.reader("validation"),
+            self.config.model.n_positions,
+            self.rows,
+            subject.ranks.rank,
+            subject.ranks.world_size,
+            None if steps is None else steps * self.config.windows_per_step,
+        )
+        with autocast(subject.device, subject.dtype):
+            result = validation_loss(subject.model, batches, bytes_per_token=self.prepared.bytes_per_token("validation"))
+        state.record_validation(result.loss)
+        self.metrics.record("val", state.step, loss=result.loss, bits_per_byte=result.bits_per_byte)
+
+
+@dataclass(frozen=True)
+class HellaSwag:
+    """Accuracy on the same items every time, shared out over the ranks."""
+
+    subject: Subject
+    items: list[Item]
+    batch_size: int
+    metrics: Metrics
+
+    def __call__(self, state: RunState) -> None:
+        subject = self.subject
+        with autocast(subject.device, subject.dtype):
+            result = evaluate_hellaswag(subject.model, subject.tokenizer, self.items, batch_size=self.batch_size, ranks=subject.ranks)
+        self.metrics.record("hellaswag", state.step, **result.fields())
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A few continuations, drawn by rank 0 while the others wait at the next step."""
+
+    subject: Subject
+    config: RunConfig
+    metrics: Metrics
+
+    def __call__(self, state: RunState) -> None:
+        if not self.subject.ranks.is_main:
+            return
+        subject = self.subject
+        with autocast(subject.device, subject.dtype):
+            texts = sample_texts(subject.model, subject.tokenizer, self.config.sampling)
+        for index, text in enumerate(texts):
+            self.metrics.record("sample", state.step, index=index, text=text)
