@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -29,3 +31,11 @@ class KVCache:
     def advance(self, tokens: int) -> None:
         """Every layer has stored `tokens` more."""
         self.length += tokens
+
+    def repeat(self, rows: int) -> KVCache:
+        """From one row to `rows` rows of the same tokens, each of which then goes its own way."""
+        assert self.k.size(1) == 1, "only a single row is repeated"
+        repeated = copy.copy(self)
+        repeated.k = self.k.repeat(1, rows, 1, 1, 1)
+        repeated.v = self.v.repeat(1, rows, 1, 1, 1)
+        return repeated

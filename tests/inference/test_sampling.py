@@ -1,0 +1,125 @@
+"""The sampling functions: what they must never do, on any logits, and that the distribution is the right one."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from nano_gpt.inference.sampling import (
+    BROKEN,
+    apply_temperature,
+    apply_top_k,
+    apply_top_p,
+    draw,
+    sample,
+    uniforms,
+)
+
+finite = st.floats(-50, 50, width=32)
+rows_of_logits = (
+    st.integers(1, 12)
+    .flatmap(lambda size: st.lists(st.lists(finite, min_size=size, max_size=size), min_size=1, max_size=4))
+    .map(torch.tensor)
+)
+anywhere = st.floats(0, 1, exclude_max=True, width=32)
+
+
+def kept(logits: Tensor) -> Tensor:
+    return logits > -torch.inf
+
+
+@given(rows_of_logits, st.integers(1, 20))
+def test_top_k_keeps_the_k_largest(logits: Tensor, k: int) -> None:
+    mask = kept(apply_top_k(logits, k))
+    for row, keep in zip(logits, mask, strict=True):
+        smallest = row.sort(descending=True).values[: min(k, len(row))][-1]
+        assert torch.equal(keep, row >= smallest)
+
+
+@given(rows_of_logits, st.floats(0.01, 0.99))
+def test_top_p_keeps_the_smallest_set(logits: Tensor, p: float) -> None:
+    mask = kept(apply_top_p(logits, p))
+    for probabilities, keep in zip(logits.double().softmax(-1), mask, strict=True):
+        chosen = probabilities[keep]
+        assert len(chosen) and chosen.sum() >= p - 1e-5
+        assert chosen.sum() - chosen.min() < p + 1e-5  # one fewer would not do
+        assert len(chosen) == len(probabilities) or chosen.min() >= probabilities[~keep].max() - 1e-6
+
+
+@given(rows_of_logits, anywhere, st.sampled_from([1, 3, None]), st.floats(0.05, 1.0), st.floats(0, 5), st.data())
+def test_a_masked_token_is_never_drawn(
+    logits: Tensor, uniform: float, k: int | None, p: float, temperature: float, data: st.DataObject
+) -> None:
+    mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=logits.size(1), max_size=logits.size(1))))
+    mask[data.draw(st.integers(0, logits.size(1) - 1))] = False  # at least one is left
+    masked = logits.masked_fill(mask, -torch.inf)
+    ids = sample(masked, torch.full((len(logits),), uniform), temperature=temperature, top_k=k, top_p=p)
+    assert not mask[ids].any()
+    if k is not None:
+        allowed = kept(apply_top_k(masked, k))
+        assert allowed[torch.arange(len(ids)), ids].all()
+
+
+def test_the_ends_of_the_range_never_reach_a_masked_token() -> None:
+    """fp32 rounding at u -> 1 and u = 0, with masked tokens on both sides of the vocabulary."""
+    logits = torch.full((3, 1000), -torch.inf)
+    logits[:, 300:700] = torch.randn(3, 400, generator=torch.Generator().manual_seed(0))
+    for u in (0.0, 1 - 2**-24, 1.0):
+        ids = draw(logits, torch.full((3,), u))
+        assert ((ids >= 300) & (ids < 700)).all()
+
+
+def test_frequencies_are_the_softmax() -> None:
+    """Chi-squared over 6 tokens, 200,000 draws: the 99.9% point for 5 degrees of freedom is 20.5."""
+    logits = torch.tensor([1.0, -0.5, 0.3, 2.0, -2.0, 0.0])
+    draws = 200_000
+    noise = torch.rand(draws, generator=torch.Generator().manual_seed(1))
+    for temperature in (0.5, 1.0, 2.0):
+        ids = sample(logits.expand(draws, -1), noise, temperature=temperature)
+        expected = (logits / temperature).double().softmax(-1) * draws
+        counts = ids.bincount(minlength=6).double()
+        assert ((counts - expected) ** 2 / expected).sum() < 20.5
+
+
+@given(rows_of_logits, anywhere)
+def test_temperature_zero_is_argmax_and_a_tiny_one_nearly(logits: Tensor, uniform: float) -> None:
+    noise = torch.full((len(logits),), uniform)
+    assert torch.equal(sample(logits, noise, temperature=0.0), logits.argmax(-1))
+    cold = sample(logits, noise, temperature=1e-45)
+    best = logits.amax(-1)
+    assert (best - logits.gather(1, cold[:, None])[:, 0] < 1e-3).all()
+
+
+@given(rows_of_logits, st.floats(0.1, 10))
+def test_temperature_scales_differences(logits: Tensor, temperature: float) -> None:
+    scaled = apply_temperature(logits, temperature).softmax(-1)
+    torch.testing.assert_close(scaled, (logits.double() / temperature).softmax(-1).float(), rtol=1e-3, atol=1e-5)
+
+
+def test_broken_logits_are_marked_row_by_row() -> None:
+    logits = torch.zeros(4, 5)
+    logits[0, 3] = torch.nan
+    logits[1, 2] = torch.inf
+    logits[2] = -torch.inf
+    for temperature in (0.0, 1.0):
+        ids = sample(logits, torch.full((4,), 0.5), temperature=temperature, top_k=3, top_p=0.9)
+        assert (ids[:3] == BROKEN).all()
+        assert ids[3] != BROKEN
+
+
+def test_half_precision_logits_are_drawn_in_single() -> None:
+    logits = torch.randn(2, 50, generator=torch.Generator().manual_seed(0)).bfloat16()
+    noise = torch.tensor([0.3, 0.9])
+    assert torch.equal(sample(logits, noise), sample(logits.float(), noise))
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**64), st.integers(1, 6), st.integers(1, 40))
+def test_a_row_of_numbers_depends_on_seed_and_row_alone(seed: int, rows: int, steps: int) -> None:
+    large = uniforms(seed, 6, 40)
+    assert large.shape == (40, 6)
+    assert torch.equal(uniforms(seed, rows, steps), large[:steps, :rows])
+    assert len(set(large[0].tolist())) == 6  # rows differ
+    assert not torch.equal(large, uniforms(seed + 1, 6, 40))
