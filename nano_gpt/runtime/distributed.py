@@ -8,11 +8,13 @@ group is really used, so that the command line can ask for its rank at no cost.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from nano_gpt.errors import NanoGPTError
 
 if TYPE_CHECKING:
     import torch
@@ -96,6 +98,25 @@ def broadcast(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def from_main(function: Callable[[], T]) -> T:
+    """What `function` returns on rank 0, on every rank; a NanoGPTError that it raises there is raised everywhere.
+
+    For what one process should read, download or prepare while the others wait.
+    """
+    if not is_distributed():
+        return function()
+    outcome: T | NanoGPTError | None = None
+    if from_environment().is_main:
+        try:
+            outcome = function()
+        except NanoGPTError as error:
+            outcome = error
+    outcome = broadcast(outcome)
+    if isinstance(outcome, NanoGPTError):
+        raise outcome
+    return cast(T, outcome)
 
 
 def barrier() -> None:

@@ -1,0 +1,128 @@
+"""How likely a model finds given continuations of given contexts: the arithmetic under every multiple-choice test.
+
+A row is a context and one continuation. Rows are sorted by length and padded on the right, where causal attention
+does not see them, and only the positions that predict a continuation are multiplied with the vocabulary. Neither
+changes a score beyond float noise, whatever the batch size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nano_gpt.errors import DataError
+from nano_gpt.evaluation.mode import scoring_mode
+from nano_gpt.model.gpt import GPT
+from nano_gpt.tokenizer.base import Tokenizer
+
+HEAD_POSITIONS = 512  # positions that have logits at one time: 100 MB in fp32 with GPT-2's vocabulary
+
+Progress = Callable[[int, int], None]  # rows handed to the device so far, rows in all
+
+
+@dataclass(frozen=True)
+class Row:
+    """`ids` are a context and its continuation, each of one id at least; the last `scored` are the continuation."""
+
+    ids: list[int]
+    scored: int
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """`correct` of `total`."""
+
+    correct: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        return self.correct / self.total
+
+    @property
+    def stderr(self) -> float | None:
+        """Standard error of the mean, from the sample's standard deviation (n - 1) as in lm-eval; None for one item."""
+        return math.sqrt(self.value * (1 - self.value) / (self.total - 1)) if self.total > 1 else None
+
+
+def encode_choices(tokenizer: Tokenizer, context: str, continuations: Sequence[str], context_length: int) -> list[Row]:
+    """Rows of `context + continuation`, as lm-eval makes them.
+
+    The whole text is encoded, and what is left of it after as many ids as the context alone has is the continuation;
+    white space at the end of the context belongs to the continuation; an empty context is `<|endoftext|>`. What
+    exceeds the `context_length` of the model is cut from the left of the context. Raises DataError for a continuation
+    that does not fit or that adds no token.
+    """
+    stem = context.rstrip()
+    space = context[len(stem) :]
+    given = tokenizer.encode(stem) if stem else []
+    rows = []
+    for continuation in continuations:
+        ids = tokenizer.encode(stem + space + continuation)
+        scored = len(ids) - len(given)
+        if not 0 < scored <= context_length:
+            raise DataError(f"{continuation!r} has {scored} tokens, and the model's context is {context_length}")
+        ids = ids if given else [tokenizer.eot_id, *ids]
+        rows.append(Row(ids[-(context_length + 1) :], scored))  # the last id is predicted and not read
+    return rows
+
+
+def log_likelihoods(
+    model: GPT,
+    rows: Sequence[Row],
+    *,
+    batch_size: int = 32,
+    dtype: torch.dtype = torch.float32,
+    progress: Progress | None = None,
+) -> npt.NDArray[np.float64]:
+    """(rows,) log-probability of each row's continuation, summed over its tokens, in nats.
+
+    `batch_size` rows go through the model at a time, in products of `dtype`; log-softmax is in fp32. The device is
+    waited for once, at the end.
+    """
+    sums = np.empty(len(rows))
+    if not rows:
+        return sums
+    order = sorted(range(len(rows)), key=lambda index: -len(rows[index].ids))  # the longest first: if memory lacks, now
+    parts = []
+    with scoring_mode(model, dtype) as device:
+        for start in range(0, len(order), batch_size):
+            batch = [rows[index] for index in order[start : start + batch_size]]
+            parts.append(_token_log_probabilities(model, batch, device))
+            if progress:
+                progress(start + len(batch), len(order))
+    by_token = torch.cat(parts).cpu().double().numpy()  # sync: once
+    lengths = [rows[index].scored for index in order]
+    first = np.cumsum([0, *lengths[:-1]])
+    sums[order] = np.add.reduceat(by_token, first)
+    return sums
+
+
+def _token_log_probabilities(model: GPT, rows: Sequence[Row], device: torch.device) -> Tensor:
+    """(tokens of all continuations,) in the order of the rows, which come longest first."""
+    width = len(rows[0].ids) - 1
+    ids = torch.zeros(len(rows), width, dtype=torch.int64)
+    positions, targets = [], []  # of the tokens that are scored, in the flattened batch
+    for index, row in enumerate(rows):
+        end = len(row.ids) - 1
+        ids[index, :end] = torch.tensor(row.ids[:-1])
+        positions.append(torch.arange(end - row.scored, end) + index * width)
+        targets.extend(row.ids[-row.scored :])
+    hidden = model.hidden(ids.to(device)).flatten(0, 1)  # (B, T, C) -> (B * T, C)
+    hidden = hidden[torch.cat(positions).to(device)]  # (scored, C)
+    wanted = torch.tensor(targets, device=device)
+    return torch.cat(
+        [
+            -F.cross_entropy(model.head(some).float(), target, reduction="none")
+            for some, target in zip(
+                torch.split(hidden, HEAD_POSITIONS), torch.split(wanted, HEAD_POSITIONS), strict=True
+            )
+        ]
+    )

@@ -1,0 +1,153 @@
+"""HellaSwag: which of four endings does the model find likeliest? Three named scores from one pass over the items.
+
+    accuracy   build-nanogpt's: text as it is, mean log-likelihood per token (GPT-2 124M: 0.2955)
+    acc        lm-eval's: cleaned text, summed log-likelihood (GPT-2 124M: 0.2892)
+    acc_norm   lm-eval's: cleaned text, summed log-likelihood per character (GPT-2 124M: 0.3114)
+
+Each comes with its standard error. Ranks take every world_size-th item, so that none is scored twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from nano_gpt.errors import DataError
+from nano_gpt.evaluation.choices import Accuracy, Progress, Row, encode_choices, log_likelihoods
+from nano_gpt.evaluation.hellaswag_items import REMEDY, Item
+from nano_gpt.model.gpt import GPT
+from nano_gpt.runtime.distributed import all_reduce_sum
+from nano_gpt.tokenizer.base import Tokenizer
+
+
+@dataclass(frozen=True)
+class HellaSwagResult:
+    """The scores over all ranks' items."""
+
+    accuracy: Accuracy
+    """Mean log-likelihood per token of the text as it is: the "karpathy" score."""
+    acc: Accuracy
+    """lm-eval's `acc`."""
+    acc_norm: Accuracy
+    """lm-eval's `acc_norm`."""
+
+    def fields(self) -> dict[str, Any]:
+        """For a metrics event and for JSON; the first three are the predecessor's."""
+        return {
+            "accuracy": self.accuracy.value,
+            "total": self.accuracy.total,
+            "correct": self.accuracy.correct,
+            "stderr": self.accuracy.stderr,
+            "acc": self.acc.value,
+            "acc_stderr": self.acc.stderr,
+            "acc_norm": self.acc_norm.value,
+            "acc_norm_stderr": self.acc_norm.stderr,
+        }
+
+    def summary(self) -> str:
+        """`hellaswag: accuracy: 0.3560 | total: 2000 | correct: 712 | stderr: 0.0107 | acc: ...`"""
+        return "hellaswag: " + " | ".join(f"{name}: {_show(value)}" for name, value in self.fields().items())
+
+
+def _show(value: float | None) -> str:
+    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+@dataclass(frozen=True)
+class ItemScores:
+    """What the model makes of one item: (endings,) log-likelihoods in nats under either rendering, and its choices."""
+
+    label: int
+    as_is: npt.NDArray[np.float64]
+    as_is_tokens: npt.NDArray[np.int64]
+    cleaned: npt.NDArray[np.float64]
+    cleaned_characters: npt.NDArray[np.int64]
+
+    @property
+    def choice(self) -> int:
+        """By the mean over the tokens of the text as it is."""
+        return int(np.argmax(self.as_is / self.as_is_tokens))
+
+    @property
+    def choice_acc(self) -> int:
+        return int(np.argmax(self.cleaned))
+
+    @property
+    def choice_acc_norm(self) -> int:
+        """An ending of which cleaning left nothing is never chosen."""
+        characters = self.cleaned_characters
+        return int(np.argmax(np.where(characters > 0, self.cleaned / np.maximum(characters, 1), -np.inf)))
+
+
+class HellaSwagTest:
+    """This rank's items as token ids, made once and scored as often as wanted."""
+
+    def __init__(
+        self, items: Sequence[Item], tokenizer: Tokenizer, context_length: int, *, rank: int = 0, world_size: int = 1
+    ) -> None:
+        """Raises DataError, on all ranks or on none, where the tokenizer or the context length cannot take an item."""
+        encoded = []
+        for index, item in enumerate(items):  # all of them, so that the ranks agree on whether it can be done
+            try:
+                encoded.append(_EncodedItem(item, tokenizer, context_length))
+            except DataError as error:
+                raise DataError(f"HellaSwag item {index}: {error.message}", REMEDY) from None
+        self._items = encoded[rank::world_size]
+
+    def score(
+        self,
+        model: GPT,
+        *,
+        batch_size: int = 32,
+        dtype: torch.dtype = torch.float32,
+        progress: Progress | None = None,
+    ) -> list[ItemScores]:
+        """This rank's items in their order. `batch_size` is rows, an ending under one rendering each."""
+        rows = [row for item in self._items for row in item.rows]
+        sums = log_likelihoods(model, rows, batch_size=batch_size, dtype=dtype, progress=progress)
+        ends = np.cumsum([len(item.rows) for item in self._items])
+        return [item.scores(part) for item, part in zip(self._items, np.split(sums, ends[:-1]), strict=True)]
+
+    def evaluate(
+        self,
+        model: GPT,
+        *,
+        batch_size: int = 32,
+        dtype: torch.dtype = torch.float32,
+        progress: Progress | None = None,
+    ) -> HellaSwagResult:
+        """Score, and add up over the ranks; every rank must call, and gets the same result."""
+        scores = self.score(model, batch_size=batch_size, dtype=dtype, progress=progress)
+        right = [(s.choice == s.label, s.choice_acc == s.label, s.choice_acc_norm == s.label) for s in scores]
+        counts = torch.tensor([*np.sum(np.reshape(right, (-1, 3)), axis=0), len(scores)], dtype=torch.int64)
+        *correct, total = all_reduce_sum(counts).tolist()
+        return HellaSwagResult(*(Accuracy(number, total) for number in correct))
+
+
+class _EncodedItem:
+    """One item's rows: its endings as they are, then cleaned. A space joins an ending to the context."""
+
+    def __init__(self, item: Item, tokenizer: Tokenizer, context_length: int) -> None:
+        self._label = item.label
+        self._as_is = _rows(item.as_is(), tokenizer, context_length)
+        self._cleaned = _rows(item.cleaned(), tokenizer, context_length)
+        self._cleaned_characters = np.array([len(ending) for ending in item.cleaned()[1]])
+
+    @property
+    def rows(self) -> list[Row]:
+        return self._as_is + self._cleaned
+
+    def scores(self, sums: npt.NDArray[np.float64]) -> ItemScores:
+        as_is, cleaned = np.split(sums, [len(self._as_is)])
+        tokens = np.array([row.scored for row in self._as_is])
+        return ItemScores(self._label, as_is, tokens, cleaned, self._cleaned_characters)
+
+
+def _rows(rendering: tuple[str, tuple[str, ...]], tokenizer: Tokenizer, context_length: int) -> list[Row]:
+    context, endings = rendering
+    return encode_choices(tokenizer, context, [f" {ending}" for ending in endings], context_length)

@@ -1,0 +1,97 @@
+"""Validation loss: the mean cross-entropy over every token of every rank.
+
+Ranks score their own batches and add up two numbers, so the result does not depend on how the windows were shared
+out, and a last batch that is short weighs what it holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nano_gpt.data.loader import Batch
+from nano_gpt.errors import DataError
+from nano_gpt.evaluation.mode import scoring_mode
+from nano_gpt.model.gpt import IGNORED_TARGET
+from nano_gpt.runtime.distributed import all_reduce_sum
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """What a model expects of text that it was not trained on."""
+
+    loss: float
+    """Mean cross-entropy per token, in nats."""
+    tokens: int
+    """Targets that were scored, over all ranks."""
+    bits_per_byte: float | None
+    """Comparable between tokenizers; None where the size of the text is not known."""
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss), infinite where that is more than a float holds."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    def fields(self) -> dict[str, Any]:
+        """For a metrics event, whose own `tokens` are those trained on."""
+        return {
+            "loss": self.loss,
+            "perplexity": self.perplexity,
+            "bits_per_byte": self.bits_per_byte,
+            "tokens_evaluated": self.tokens,
+        }
+
+    def summary(self) -> str:
+        """The line for people: `val: loss: 1.8800 | perplexity: 6.5535 | bits_per_byte: 2.7123 | tokens_evaluated: 111540`."""
+        bits = "-" if self.bits_per_byte is None else f"{self.bits_per_byte:.4f}"
+        return (
+            f"val: loss: {self.loss:.4f} | perplexity: {self.perplexity:.4f} | bits_per_byte: {bits} | "
+            f"tokens_evaluated: {self.tokens}"
+        )
+
+
+def validation_loss(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    bytes_per_token: float | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> ValidationResult:
+    """Score this rank's `batches` and add up over the ranks; every rank gets the same result.
+
+    `model(ids, targets)` gives the summed cross-entropy. `bytes_per_token` is that of the whole split; with it, a
+    part of the split gets bits per byte as if its text were as dense as the rest. Every rank must call. Raises
+    DataError when no rank has a target.
+    """
+    losses: list[Tensor] = []
+    counts: list[Tensor] = []
+    with scoring_mode(model, dtype) as device:
+        for batch in batches:
+            losses.append(model(batch.ids.to(device, non_blocking=True), batch.targets.to(device, non_blocking=True)))
+            counts.append((batch.targets != IGNORED_TARGET).sum())
+    # sync: once, and in fp64 on the CPU, since MPS has none and long sums of fp32 drift
+    sums = torch.stack([_total(losses), _total(counts)])
+    loss_sum, tokens = all_reduce_sum(sums).tolist()
+    if not tokens:
+        raise DataError("there is nothing to validate on: the validation split is empty")
+    loss = loss_sum / tokens
+    return ValidationResult(
+        loss, int(tokens), None if bytes_per_token is None else bits_per_byte(loss, bytes_per_token)
+    )
+
+
+def bits_per_byte(loss: float, bytes_per_token: float) -> float:
+    """Nats per token -> bits per UTF-8 byte of the text.
+
+    `bytes_per_token` counts all tokens, `<|endoftext|>` too, which stands for no byte but has to be predicted.
+    """
+    return loss / math.log(2) / bytes_per_token
+
+
+def _total(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).cpu().double().sum() if values else torch.zeros((), dtype=torch.float64)
