@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nano_gpt.config.model import GPTConfig
+from nano_gpt.model.attention import causal_attention
 from nano_gpt.model.cache import KVCache
 
 IGNORED_TARGET = -100  # a position with this target adds nothing to the loss
@@ -41,9 +42,7 @@ class CausalSelfAttention(nn.Module):
         v = v.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
         if cache is not None:
             k, v = cache.append(layer, k, v)  # (B, nh, past + T, hs)
-        # A single new token may see the whole cache, so only a run of tokens needs the causal mask.
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, dropout_p=dropout)
+        y = causal_attention(q, k, v, self.dropout if self.training else 0.0)
         y = y.transpose(1, 2).reshape(B, T, C)  # (B, nh, T, hs) -> (B, T, C)
         return self.resid_dropout(self.c_proj(y))  # type: ignore[no-any-return]
 

@@ -1,0 +1,45 @@
+"""Which run `--resume` means, and which settings may change on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nano_gpt.config import resolve, to_yaml
+from nano_gpt.errors import CheckpointError, ConfigError
+from nano_gpt.training.resume import changed_settings, find_run
+
+
+def make_run(path: Path) -> Path:
+    (path / "checkpoints" / "step_000010").mkdir(parents=True)
+    (path / "checkpoints" / "latest").write_text("step_000010\n")
+    (path / "config.yaml").write_text(to_yaml(resolve()))
+    return path
+
+
+def test_find_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="no run"):
+        find_run("auto", None)
+    run = make_run(Path("runs/a"))
+    assert find_run("auto", None) == (run, None)
+    assert find_run("auto", run) == (run, None)
+    assert find_run("runs/a", None) == (run, None)
+    assert find_run("runs/a/checkpoints/step_000010", None) == (run, run / "checkpoints" / "step_000010")
+    with pytest.raises(CheckpointError, match="neither"):
+        find_run("runs/b", None)
+    with pytest.raises(CheckpointError, match="not a run folder"):
+        find_run("auto", Path("runs/b"))
+
+
+def test_harmless_changes_are_told_and_others_refused() -> None:
+    old = resolve()
+    longer = resolve(flags={"training.max_steps": 5000, "training.micro_batch_size": 2})
+    assert changed_settings(old, longer) == [
+        f"training.max_steps: {old.training.max_steps} -> 5000",
+        "training.micro_batch_size: None -> 2",
+    ]
+    for other in ({"model.n_layer": 2}, {"training.seed": 1}, {"data.tokenizer": "char"}):
+        with pytest.raises(ConfigError, match=next(iter(other))):
+            changed_settings(old, resolve(flags=other))

@@ -1,0 +1,182 @@
+"""Whole runs through the command: what they leave behind, that they resume exactly, and that ranks do not matter."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nano_gpt.cli.main import run
+
+TEXT = "\n".join(f"line {number}: the quick brown fox jumps over the lazy dog {number * 7919 % 997}" for number in range(400))
+SETTINGS = {
+    "model": {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 16, "dropout": 0.1},
+    "data": {"dataset": "fox", "tokenizer": "byte", "num_procs": 1},
+    "training": {
+        "max_steps": 24, "total_batch_size": 8 * 16, "micro_batch_size": 2, "checkpoint_steps": 5, "keep_checkpoints": 2,
+        "device": "cpu", "dtype": "fp32", "optimizer": {"learning_rate": 0.01},
+    },
+    "evaluation": {"eval_steps": 8, "validation_steps": 2},
+    "sampling": {"prompt": "line", "num_sequences": 1, "max_length": 12},
+}  # fmt: skip
+TIMES = ("dt_ms", "tokens_per_second", "eta", "mfu", "path", "seconds")
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with a text and a config that trains on it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    Path("fox.txt").write_text(TEXT)
+    settings = {**SETTINGS, "data": {**SETTINGS["data"], "files": ["fox.txt"]}}
+    Path("fox.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path
+
+
+def train(run_dir: str, *arguments: str) -> int:
+    return run(["train", "--config", "fox.yaml", "--run-dir", run_dir, *arguments])
+
+
+def command(*arguments: str, ranks: int = 1) -> list[str]:
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "-m"] if ranks > 1 else []
+    return [sys.executable, "-m", *launcher, "nano_gpt", "train", *arguments]
+
+
+def events(run_dir: str) -> list[dict[str, Any]]:
+    """What the run recorded, without what a clock decides."""
+    lines = Path(run_dir, "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
+
+
+def weights(run_dir: str, step: int) -> bytes:
+    return Path(run_dir, "checkpoints", f"step_{step:06d}", "model.safetensors").read_bytes()
+
+
+def test_a_run_leaves_all_that_it_promises(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("runs/a", "--json") == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["step"] == 24
+    run_dir = Path("runs/a")
+    for name in ("config.yaml", "environment.json", "metrics.jsonl", "samples.jsonl", "train.log", "checkpoints/latest"):
+        assert (run_dir / name).is_file(), name
+    log = (run_dir / "train.log").read_text()
+    assert "train: step: 3 | loss: " in log and "val: step: 24 | loss: " in log and "sample 0: line" in log
+
+    recorded = events("runs/a")
+    losses = [event["loss"] for event in recorded if event["kind"] == "train"]
+    validation = {event["step"]: event["loss"] for event in recorded if event["kind"] == "val"}
+    assert len(losses) == 24
+    assert list(validation) == [0, 8, 16, 24]
+    assert 5.3 < validation[0] < 5.8  # ln(257) = 5.55
+    assert validation[24] < validation[0] - 0.5
+    # The last update is in the last checkpoint (the predecessor saved before it).
+    assert (run_dir / "checkpoints/latest").read_text() == "step_000024\n"
+    state = json.loads((run_dir / "checkpoints/step_000024/training/state.json").read_text())
+    assert state["step"] == 24 and state["tokens"] == 24 * 128 and state["validation_loss"] == validation[24]
+
+
+def test_a_run_is_repeatable_and_its_own_config_repeats_it(workplace: Path) -> None:
+    assert train("runs/a") == 0
+    assert run(["train", "--config", "runs/a/config.yaml", "--run-dir", "runs/b"]) == 0
+    assert events("runs/a") == events("runs/b")
+    assert weights("runs/a", 24) == weights("runs/b", 24)
+
+
+def test_kill_9_and_resume_equals_straight_on(workplace: Path) -> None:
+    assert train("runs/straight") == 0
+    arguments = ["--config", "fox.yaml", "--run-dir", "runs/killed"]
+    process = subprocess.Popen(command(*arguments), stderr=subprocess.DEVNULL)
+    latest = Path("runs/killed/checkpoints/latest")
+    deadline = time.monotonic() + 60
+    while not (latest.exists() and latest.read_text() >= "step_000010") and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert run(["train", "--resume", "--run-dir", "runs/killed"]) == 0
+    assert events("runs/killed") == events("runs/straight")
+    assert weights("runs/killed", 24) == weights("runs/straight", 24)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_resume_equals_straight_on(workplace: Path, number: signal.Signals, code: int) -> None:
+    assert train("runs/straight") == 0
+    process = subprocess.Popen(
+        command("--config", "fox.yaml", "--run-dir", "runs/stopped"), stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr
+    for line in process.stderr:
+        if line.startswith("train: step: 6"):
+            process.send_signal(number)
+            break
+    rest = process.stderr.read()
+    assert process.wait() == code
+    assert "stopped after step" in rest and "Traceback" not in rest
+    assert run(["train", "--resume", "--run-dir", "runs/stopped"]) == 0
+    trained = [event for event in events("runs/stopped") if event["kind"] != "checkpoint"]  # one more, at the stop
+    assert trained == [event for event in events("runs/straight") if event["kind"] != "checkpoint"]
+    assert weights("runs/stopped", 24) == weights("runs/straight", 24)
+
+
+def test_two_ranks_equal_one_and_a_run_moves_between_them(workplace: Path) -> None:
+    plain = ["--config", "fox.yaml", "--set", "model.dropout=0"]
+    assert run(["train", *plain, "--run-dir", "runs/one"]) == 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    half = subprocess.run(
+        command(*plain, "--run-dir", "runs/two", "--set", "training.max_steps=24", ranks=2),
+        env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert half.returncode == 0, half.stderr
+    assert half.stderr.count("train: step: 0 |") == 1  # rank 0 alone speaks
+    one, two = events("runs/one"), events("runs/two")
+    assert len(one) == len(two)
+    for single, double in zip(one, two, strict=True):
+        assert single["kind"] == double["kind"] and single["step"] == double["step"]
+        for key in ("loss", "grad_norm", "lr"):
+            if key in single:
+                assert double[key] == pytest.approx(single[key], rel=1e-4), (single, double)
+    # Back to one rank from the middle of the run of two.
+    assert run(["train", "--resume", "runs/two/checkpoints/step_000020"]) == 0
+    assert events("runs/two")[-3]["loss"] == pytest.approx(one[-3]["loss"], rel=1e-4)
+
+
+def test_a_damaged_checkpoint_is_passed_over(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("runs/a") == 0
+    straight = events("runs/a")
+    broken = Path("runs/a/checkpoints/step_000024/model.safetensors")
+    broken.write_bytes(broken.read_bytes()[:-5])
+    assert run(["train", "--resume"]) == 0
+    assert "model.safetensors holds" in capsys.readouterr().err
+    assert events("runs/a") == straight
+
+
+def test_mistakes_are_one_line(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("runs/a", "--max-steps", "2") == 0
+    capsys.readouterr()
+    mistakes = {
+        ("--run-dir", "runs/a"): (1, "already holds a run"),
+        ("--run-dir", "b", "--micro-batch-size", "3"): (1, "--total-batch-size 96"),
+        ("--run-dir", "b", "--total-batch-size", "100"): (1, "not a multiple"),
+        ("--run-dir", "b", "--set", "model.n_head=3"): (1, "n_embd 16 is not divisible by n_head 3"),
+        ("--run-dir", "b", "--set", "model.vocab_size=9"): (1, "has 257 ids"),
+        ("--run-dir", "b", "--set", "training.max_stepz=9"): (1, "training.max_steps"),
+        ("--run-dir", "b", "--hellaswag-samples", "2", "--hellaswag-file", "no.jsonl"): (1, "no.jsonl"),
+        ("--max-stepz", "2"): (2, "--max-steps"),
+        ("--device", "gpu"): (1, "unknown device 'gpu'"),
+    }
+    for arguments, (code, words) in mistakes.items():
+        assert run(["train", "--config", "fox.yaml", *arguments]) == code, arguments
+        error = capsys.readouterr().err
+        assert words in error and "Traceback" not in error, error
+    assert run(["train", "--dataset", "no_such"]) == 1
+    assert "no_such" in capsys.readouterr().err
+    assert run(["train", "--resume", "--config", "fox.yaml"]) == 1
+    assert run(["train", "--resume", "runs/a", "--seed", "1"]) == 1
+    assert "training.seed was 1337" in capsys.readouterr().err
