@@ -25,6 +25,8 @@ from nano_gpt.tokenizer.base import Tokenizer
 
 WEIGHTS, CONFIG, GENERATION_CONFIG = "model.safetensors", "config.json", "generation_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+MODEL_FILES = (WEIGHTS, CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES)
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def write_model_folder(
@@ -34,7 +36,7 @@ def write_model_folder(
     save_file(to_hf(state, config), folder / WEIGHTS, metadata={"format": "pt"})
     _write_json(folder / CONFIG, {**to_hf_config(config, tokenizer.eot_id), **(extra or {})})
     _write_json(folder / GENERATION_CONFIG, {"bos_token_id": tokenizer.eot_id, "eos_token_id": tokenizer.eot_id})
-    tokenizer.save(folder)
+    tokenizer.save(folder, config.n_positions)
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -43,41 +45,63 @@ def is_model_folder(folder: Path) -> bool:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` as it stands. Raises CheckpointError where there is none, or none that is JSON."""
-    path = folder / CONFIG
+    try:
+        return read_json(folder / CONFIG)
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is not a model folder: it has no {CONFIG}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises FileNotFoundError, or CheckpointError for anything else than a JSON object."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} is not a model folder: it has no {CONFIG}") from None
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds no settings")
+        raise CheckpointError(f"{path} is not a JSON object but {type(values).__name__}")
     return values
 
 
 def read_model_folder(folder: Path) -> GPT:
     """The model in fp32 on the CPU, in eval mode. Raises CheckpointError naming the file and the tensor."""
-    config = from_hf_config(read_config(folder))
+    values = read_config(folder)
     path = folder / WEIGHTS
     if not path.is_file():
-        other = folder / "pytorch_model.bin"
-        reason = "holds a pickle, which can run code when it is loaded" if other.exists() else f"has no {WEIGHTS}"
-        raise CheckpointError(f"{folder} {reason}", "convert it to safetensors first" if other.exists() else None)
+        pickled = (folder / "pytorch_model.bin").exists()
+        reason = "holds a pickle, which can run code when it is loaded" if pickled else f"has no {WEIGHTS}"
+        raise CheckpointError(f"{folder} {reason}", "convert it to safetensors first" if pickled else None)
     try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
-            names = match_names(shapes, config)
-            tensors = {ours: file.get_tensor(theirs) for ours, theirs in names.items()}
-            if "lm_head.weight" in shapes and not torch.equal(file.get_tensor("lm_head.weight"), tensors["wte.weight"]):
-                raise CheckpointError("lm_head.weight is not wte.weight: an untied head")
+        config = from_hf_config(values)
+        state = from_hf(_read_tensors(path, config), config)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error.message}", error.hint) from None
+        raise CheckpointError(f"{folder}: {error.message}", error.hint) from None
     with torch.device("meta"):
         model = GPT(config)
-    model.load_state_dict(from_hf(tensors, config), assign=True)
+    model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def _read_tensors(path: Path, config: GPTConfig) -> dict[str, Tensor]:
+    """The tensors that `config` needs, under our names: views of the file, so that they take no memory of their own."""
+    with safe_open(path, framework="pt") as file:
+        headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        shapes = {name: header.get_shape() for name, header in headers.items()}
+        names = match_names(shapes, config)
+        for name in names.values():
+            if headers[name].get_dtype() not in _FLOATS:
+                raise CheckpointError(
+                    f"tensor {name} is of type {headers[name].get_dtype()}; known: {', '.join(_FLOATS)}"
+                )
+        tensors = {ours: file.get_tensor(theirs) for ours, theirs in names.items()}
+        if "lm_head.weight" in shapes and not torch.equal(file.get_tensor("lm_head.weight"), tensors["wte.weight"]):
+            raise CheckpointError("lm_head.weight is not wte.weight: an untied head", "this tool loads tied GPT-2 only")
+        return tensors
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

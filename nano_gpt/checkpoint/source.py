@@ -1,24 +1,24 @@
 """What a user means by "that model": one parser for every way to name one.
 
-    --checkpoint   a run folder (its newest checkpoint) or a checkpoint folder
-    --pretrained   gpt2 .. gpt2-xl, a folder, or a hub id user/name
-    --model        a preset, with untrained weights
+--checkpoint   a run folder (its newest checkpoint) or a checkpoint folder
+--pretrained   gpt2 .. gpt2-xl, a folder, or a hub id user/name
+--model        a preset, with untrained weights
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nano_gpt.checkpoint.folder import CONFIG, GENERATION_CONFIG, TOKENIZER_FILES, WEIGHTS, is_model_folder, read_model_folder
+from nano_gpt.checkpoint.folder import CONFIG, WEIGHTS, is_model_folder, read_json, read_model_folder
+from nano_gpt.checkpoint.remote import check_repo_id, download
 from nano_gpt.config.loading import build
 from nano_gpt.config.model import GPTConfig
 from nano_gpt.config.presets import PRESETS, preset_values
-from nano_gpt.errors import CheckpointError, NetworkError
+from nano_gpt.errors import CheckpointError
 from nano_gpt.model.gpt import GPT
 from nano_gpt.runtime.logs import logger
 from nano_gpt.runtime.seeding import derive_seed
@@ -40,7 +40,9 @@ class LoadedModel:
     folder: Path | None = None
     """The model folder on this machine, if there is one."""
     trainer_state: dict[str, Any] | None = None
-    """step, tokens and validation loss, where the folder is a checkpoint of a run."""
+    """What training/state.json says (step, validation_loss, ...), where the folder is a checkpoint of a run."""
+    repo_id: str | None = None
+    """The hub repository that it came from, if it did."""
 
     def to(self, device: torch.device | str) -> LoadedModel:
         self.model.to(device)
@@ -83,23 +85,41 @@ def checkpoint_folder(path: Path) -> Path:
     """A run folder, its checkpoints folder, a pointer in it or a checkpoint -> the checkpoint's folder."""
     if not path.exists():
         raise CheckpointError(f"there is no {path}")
-    for pointer in (path, path / "latest", path / "checkpoints" / "latest"):
-        if pointer.is_file():
-            target = pointer.parent / pointer.read_text(encoding="utf-8").strip()
-            if is_model_folder(target):
-                return target
     if is_model_folder(path):
         return path
+    for pointer in (path, path / "latest", path / "checkpoints" / "latest"):
+        if pointer.is_file():
+            return _pointed_to(pointer)
     raise CheckpointError(
         f"{path} is not a checkpoint: neither a run folder nor a folder with {CONFIG} and {WEIGHTS}",
         "a run's checkpoints are in runs/NAME/checkpoints/step_NNNNNN",
     )
 
 
-def _from_folder(folder: Path) -> LoadedModel:
-    state_file = folder / "training" / "state.json"
-    state = json.loads(state_file.read_text(encoding="utf-8")) if state_file.is_file() else None
-    return LoadedModel(read_model_folder(folder), load_tokenizer(folder), str(folder), folder, state)
+def _pointed_to(pointer: Path) -> Path:
+    """`latest` and `best` hold one line: the name of a checkpoint beside them."""
+    with pointer.open("rb") as file:
+        name = file.read(256).strip().decode("utf-8", errors="replace")
+    if not name or not name.isprintable() or Path(name).name != name:
+        raise CheckpointError(f"{pointer} is not a checkpoint folder, nor does it name one", "name the folder")
+    target = pointer.parent / name
+    if not is_model_folder(target):
+        raise CheckpointError(f"{pointer} names {target}, which is not a checkpoint", f"ls {pointer.parent}")
+    return target
+
+
+def _from_folder(folder: Path, repo_id: str | None = None) -> LoadedModel:
+    try:
+        state = read_json(folder / "training" / "state.json")
+    except FileNotFoundError:
+        state = None
+    model, tokenizer = read_model_folder(folder), load_tokenizer(folder)
+    rows = model.config.vocab_size or 0
+    if tokenizer.vocab_size > rows:
+        raise CheckpointError(
+            f"{folder}: its tokenizer has {tokenizer.vocab_size} ids and its model {rows}", "they are not of one model"
+        )
+    return LoadedModel(model, tokenizer, repo_id or str(folder), folder, state, repo_id)
 
 
 def _untrained(preset: str, seed: int) -> LoadedModel:
@@ -118,27 +138,6 @@ def _pretrained(name: str) -> LoadedModel:
         raise CheckpointError(f"there are no published weights for {name!r}", f"published: {', '.join(GPT2_NAMES)}")
     if name not in GPT2_NAMES and (name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise CheckpointError(f"there is no folder {name}", "a hub id looks like user/name; GPT-2 is gpt2 .. gpt2-xl")
-    repo = f"openai-community/{name}" if name in GPT2_NAMES else name
-    return _from_folder(_download(repo))
-
-
-def _download(repo: str) -> Path:
-    """The files of a hub repository that we read, from the local cache where they are there already."""
-    import httpx2
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    files = [CONFIG, GENERATION_CONFIG, WEIGHTS, *TOKENIZER_FILES]
-    try:
-        return Path(snapshot_download(repo, allow_patterns=files))
-    except RepositoryNotFoundError:
-        raise CheckpointError(
-            f"the hub has no model {repo!r}, or it is private", "check the name; for a private one, hf auth login"
-        ) from None
-    except (LocalEntryNotFoundError, httpx2.HTTPError, ConnectionError) as error:
-        if isinstance(error, HfHubHTTPError) and error.response is not None:
-            raise NetworkError(f"the hub refused {repo!r}: {error.response.status_code}") from None
-        raise NetworkError(
-            f"{repo} is not in the local cache and the hub cannot be reached",
-            f"where there is a network: hf download {repo}; then copy the folder and use --pretrained FOLDER",
-        ) from None
+    repo_id = f"openai-community/{name}" if name in GPT2_NAMES else name
+    check_repo_id(repo_id)
+    return _from_folder(download(repo_id), repo_id)

@@ -54,9 +54,11 @@ def from_hf(tensors: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tenso
         tensor = tensors[name].float()
         if name.endswith(_TRANSPOSED):
             tensor = tensor.t().contiguous()
-        if name == "wte.weight":
+        elif name == "wte.weight":
             padding = config.padded_vocab_size - tensor.size(0)
             tensor = torch.nn.functional.pad(tensor, (0, 0, 0, padding))
+        else:
+            tensor = tensor.clone()  # what came in may be a view of a file, which must not change under the model
         state[name] = tensor
     return state
 
@@ -68,6 +70,8 @@ def match_names(found: Mapping[str, Sequence[int]], config: GPTConfig) -> dict[s
     the gaps with random numbers.
     """
     plain = {name.removeprefix("transformer."): name for name in found}
+    if config.n_layer > len(found):  # before a table of a billion layers is built
+        raise CheckpointError(f"{len(found)} tensors are too few; config.json promises {config.n_layer} layers")
     wanted = tensor_shapes(config)
     for name, shape in wanted.items():
         if name not in plain:
@@ -134,7 +138,7 @@ def from_hf_config(values: Mapping[str, Any]) -> GPTConfig:
         n_embd=n_embd,
         n_layer=_integer(values, "n_layer", 12),
         n_head=n_head,
-        layer_norm_epsilon=float(values.get("layer_norm_epsilon", 1e-5)),
+        layer_norm_epsilon=_epsilon(values),
     )
 
 
@@ -143,3 +147,10 @@ def _integer(values: Mapping[str, Any], key: str, default: int) -> int:
     if type(value) is not int or not 0 < value < 2**31:
         raise CheckpointError(f"config.json: {key} is {value!r}, not a positive whole number")
     return value
+
+
+def _epsilon(values: Mapping[str, Any]) -> float:
+    value = values.get("layer_norm_epsilon", 1e-5)
+    if type(value) not in (int, float) or not 0 < value < 1:
+        raise CheckpointError(f"config.json: layer_norm_epsilon is {value!r}, not a small positive number")
+    return float(value)

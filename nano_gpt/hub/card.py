@@ -1,0 +1,271 @@
+"""The model card: what a README.md on the hub tells people, and in its front matter the hub itself.
+
+It says what is known and nothing else: an imported model has no training run, a run without HellaSwag no score. Of the
+run's settings only names and numbers are told, never paths: those tell who works where.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import yaml
+
+from nano_gpt.checkpoint.source import LoadedModel
+from nano_gpt.config import RunConfig, build
+from nano_gpt.config.loading import read_yaml
+from nano_gpt.config.model import GPTConfig
+from nano_gpt.errors import ConfigError
+from nano_gpt.runtime.logs import logger
+
+# Corpora by their names here -> on the hub.
+_HUB_DATASETS = {"finewebedu": "HuggingFaceFW/fineweb-edu"}
+_CURVE_POINTS = 10  # rows in the table of validation losses
+_SCORES = ("accuracy", "acc", "acc_norm")
+
+Event = dict[str, Any]  # one line of metrics.jsonl
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What is known of the run that made a checkpoint; everything but the step may be missing."""
+
+    step: int
+    tokens: int | None = None
+    validation_loss: float | None = None
+    config: RunConfig | None = None
+    validation: tuple[Event, ...] = ()
+    """Validation losses up to this step, in order."""
+    hellaswag: Event | None = None
+    """The last HellaSwag score up to this step."""
+
+
+def training_record(loaded: LoadedModel) -> TrainingRecord | None:
+    """From the checkpoint's state and, where it lies in a run folder, from that run. None for an imported model."""
+    state = loaded.trainer_state
+    if state is None or loaded.folder is None or not isinstance(state.get("step"), int):
+        return None
+    step: int = state["step"]
+    config, events = None, []
+    checkpoints = loaded.folder.resolve().parent
+    if checkpoints.name == "checkpoints":
+        config = _run_config(checkpoints.parent / "config.yaml")
+        events = [event for event in _events(checkpoints.parent / "metrics.jsonl") if event["step"] <= step]
+    validation = [event for event in events if event["kind"] == "val" and _is_number(event.get("loss"))]
+    hellaswag = [event for event in events if event["kind"] == "hellaswag"]
+    loss = state.get("validation_loss")
+    if loss is None and validation:
+        loss = validation[-1]["loss"]
+    tokens = state.get("tokens")
+    if tokens is None and config is not None:
+        tokens = step * config.training.total_batch_size
+    return TrainingRecord(
+        step=step,
+        tokens=tokens,
+        validation_loss=float(loss) if _is_number(loss) else None,
+        config=config,
+        validation=tuple(validation),
+        hellaswag=hellaswag[-1] if hellaswag else None,
+    )
+
+
+def model_card(loaded: LoadedModel) -> str:
+    """README.md: YAML front matter as the hub reads it, then Markdown."""
+    record = training_record(loaded)
+    title = f"GPT-2 with {_count(loaded.model.config.num_parameters())} parameters"
+    sections = [
+        "---\n" + yaml.safe_dump(_front_matter(loaded, record, title), sort_keys=False, allow_unicode=True) + "---",
+        f"# {title}",
+        _introduction(loaded, record),
+        "## Shape\n\n" + _shape(loaded),
+    ]
+    if record is not None:
+        sections.append("## Training\n\n" + _training(record))
+    if record is not None and (results := _results(record)):
+        sections.append("## Results\n\n" + results)
+    sections.append("## Use\n\n" + _USE)
+    return "\n\n".join(sections) + "\n"
+
+
+_USE = """With transformers:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+name = "user/name"  # this repository, or the folder that holds these files
+tokenizer = AutoTokenizer.from_pretrained(name)
+model = AutoModelForCausalLM.from_pretrained(name)
+ids = tokenizer("Once upon a time", return_tensors="pt").input_ids
+print(tokenizer.decode(model.generate(ids, do_sample=True, top_k=50, max_new_tokens=50)[0]))
+```
+
+With nano-gpt:
+
+```
+nano-gpt sample --pretrained user/name "Once upon a time"
+```"""
+
+
+def _front_matter(loaded: LoadedModel, record: TrainingRecord | None, title: str) -> dict[str, Any]:
+    """Keys of the hub's model card metadata. No license: only the author can give one."""
+    values: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["gpt2", "nano-gpt"],
+    }
+    if record is None and loaded.repo_id is not None:
+        values["base_model"] = loaded.repo_id
+    dataset = _dataset(record)
+    if dataset in _HUB_DATASETS:
+        values["datasets"] = [_HUB_DATASETS[dataset]]
+    if record is not None and (results := _index_results(record)):
+        values["model-index"] = [{"name": title, "results": results}]
+    return values
+
+
+def _index_results(record: TrainingRecord) -> list[dict[str, Any]]:
+    """Evaluation results in the hub's `model-index` form."""
+    results = []
+    dataset = _dataset(record)
+    if record.validation_loss is not None and dataset is not None:
+        results.append(
+            _result(_HUB_DATASETS.get(dataset, dataset), dataset, {"validation loss": record.validation_loss}, "loss")
+        )
+    if scores := _scores(record):
+        results.append(_result("Rowan/hellaswag", "HellaSwag", scores, "accuracy"))
+    return results
+
+
+def _result(dataset_type: str, dataset_name: str, metrics: dict[str, float], metric_type: str) -> dict[str, Any]:
+    return {
+        "task": {"type": "text-generation", "name": "Text generation"},
+        "dataset": {"type": dataset_type, "name": dataset_name, "split": "validation"},
+        "metrics": [{"type": metric_type, "name": name, "value": round(value, 6)} for name, value in metrics.items()],
+    }
+
+
+def _introduction(loaded: LoadedModel, record: TrainingRecord | None) -> str:
+    if record is None:
+        source = f"exported from `{loaded.repo_id}`" if loaded.repo_id else "exported"
+        made = f"A GPT-2 language model, {source} with nano-gpt."
+    else:
+        dataset = _dataset(record)
+        on = f" on `{dataset}`" if dataset is not None else ""
+        made = f"A GPT-2 language model, trained{on} with nano-gpt."
+    return (
+        f"{made} It is a base model: it continues text. It was not taught to answer questions or to follow "
+        "instructions, and it repeats what its training text contains, mistakes and prejudices included."
+    )
+
+
+def _shape(loaded: LoadedModel) -> str:
+    config: GPTConfig = loaded.model.config
+    name = loaded.tokenizer.name
+    rows = {
+        "parameters": f"{config.num_parameters():,}",
+        "layers": config.n_layer,
+        "heads": config.n_head,
+        "width": config.n_embd,
+        "context": f"{config.n_positions:,} tokens",
+        "vocabulary": f"{config.vocab_size:,}",
+        "tokenizer": "its own" if set(name) & set("/\\") else f"`{name}`",
+    }
+    return _table(("", ""), rows.items())
+
+
+def _training(record: TrainingRecord) -> str:
+    rows: dict[str, Any] = {"steps": f"{record.step:,}"}
+    if record.tokens is not None:
+        rows["tokens"] = f"{record.tokens:,}"
+    if record.config is not None:
+        training = record.config.training
+        rows = {
+            "data": f"`{_dataset(record)}`" + (" (own files)" if record.config.data.files else ""),
+            **rows,
+            "tokens per step": f"{training.total_batch_size:,}",
+            "learning rate": f"{training.optimizer.learning_rate:g}, {training.warmup_steps} steps of warm-up, then a "
+            f"cosine to {training.lr_schedule.min_ratio:.0%} at step {training.max_steps:,}",
+            "optimizer": f"AdamW, betas {training.optimizer.beta1:g} and {training.optimizer.beta2:g}, "
+            f"weight decay {training.optimizer.weight_decay:g}",
+            "dropout": f"{record.config.model.dropout:g}",
+            "seed": training.seed,
+        }
+    return _table(("", ""), rows.items())
+
+
+def _results(record: TrainingRecord) -> str:
+    parts = []
+    if record.validation_loss is not None:
+        parts.append(f"Validation loss: {record.validation_loss:.4f} nats per token.")
+    if scores := _scores(record):
+        assert record.hellaswag is not None
+        total = f" on {record.hellaswag['total']:,} items" if isinstance(record.hellaswag.get("total"), int) else ""
+        told = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        parts.append(f"HellaSwag{total}: {told}.")
+    if len(record.validation) > 1:
+        rows = [(f"{event['step']:,}", f"{event['loss']:.4f}") for event in _thinned(record.validation)]
+        parts.append(_table(("step", "validation loss"), rows))
+    return "\n\n".join(parts)
+
+
+def _scores(record: TrainingRecord) -> dict[str, float]:
+    event = record.hellaswag or {}
+    return {name: float(event[name]) for name in _SCORES if _is_number(event.get(name))}
+
+
+def _thinned(events: tuple[Event, ...]) -> list[Event]:
+    """At most _CURVE_POINTS of them, evenly spread, the first and the last among them."""
+    last = len(events) - 1
+    count = min(len(events), _CURVE_POINTS)
+    return [events[round(index * last / (count - 1))] for index in range(count)]
+
+
+def _table(head: tuple[str, str], rows: Iterable[tuple[str, Any]]) -> str:
+    lines = [f"| {head[0]} | {head[1]} |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+    return "\n".join(lines)
+
+
+def _count(parameters: int) -> str:
+    """124M, 0.8M"""
+    millions = parameters / 1e6
+    return f"{millions:.0f}M" if millions >= 10 else f"{millions:.2g}M" if millions >= 0.1 else f"{parameters:,}"
+
+
+def _dataset(record: TrainingRecord | None) -> str | None:
+    """The corpus by name; not one that looks like a path, or that Markdown would take as markup."""
+    if record is None or record.config is None:
+        return None
+    name = record.config.data.dataset
+    return name if name and not set(name) & set("/\\`|\n") else "own text"
+
+
+def _run_config(path: Path) -> RunConfig | None:
+    if not path.is_file():
+        return None
+    try:
+        return build(RunConfig, read_yaml(path))
+    except ConfigError as error:
+        logger.warning(f"model card: {path} is not used: {error.message}")
+        return None
+
+
+def _events(path: Path) -> list[Event]:
+    """The lines of metrics.jsonl that are whole; the last one of a killed run may not be."""
+    if not path.is_file():
+        return []
+    events = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and isinstance(event.get("kind"), str) and isinstance(event.get("step"), int):
+            events.append(event)
+    return events
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
