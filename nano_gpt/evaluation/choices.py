@@ -118,11 +118,5 @@ def _token_log_probabilities(model: GPT, rows: Sequence[Row], device: torch.devi
     hidden = model.hidden(ids.to(device)).flatten(0, 1)  # (B, T, C) -> (B * T, C)
     hidden = hidden[torch.cat(positions).to(device)]  # (scored, C)
     wanted = torch.tensor(targets, device=device)
-    return torch.cat(
-        [
-            -F.cross_entropy(model.head(some).float(), target, reduction="none")
-            for some, target in zip(
-                torch.split(hidden, HEAD_POSITIONS), torch.split(wanted, HEAD_POSITIONS), strict=True
-            )
-        ]
-    )
+    pieces = zip(torch.split(hidden, HEAD_POSITIONS), torch.split(wanted, HEAD_POSITIONS), strict=True)
+    return torch.cat([-F.cross_entropy(model.head(x).float(), y, reduction="none") for x, y in pieces])

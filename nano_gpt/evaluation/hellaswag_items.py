@@ -52,7 +52,7 @@ def _clean(text: str) -> str:
 def load_items(file: Path | None = None, samples: int | None = None) -> list[Item]:
     """The first `samples` items, or all, of `file` or else of the hub. Rank 0 reads; every rank must call.
 
-    Raises DataError for a file or an item that is not HellaSwag's, NetworkError when the hub is needed and out of reach.
+    Raises DataError for a file or item that is not HellaSwag's, NetworkError when the hub is needed but out of reach.
     """
     return distributed.from_main(lambda: _read_file(file, samples) if file else _read_hub(samples))
 

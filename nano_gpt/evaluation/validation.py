@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from nano_gpt.data.loader import Batch
 from nano_gpt.errors import DataError
 from nano_gpt.evaluation.mode import scoring_mode
 from nano_gpt.model.gpt import IGNORED_TARGET
 from nano_gpt.runtime.distributed import all_reduce_sum
+
+if TYPE_CHECKING:
+    from nano_gpt.data.loader import Batch
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class ValidationResult:
         }
 
     def summary(self) -> str:
-        """The line for people: `val: loss: 1.8800 | perplexity: 6.5535 | bits_per_byte: 2.7123 | tokens_evaluated: 111540`."""
+        """`val: loss: 1.8800 | perplexity: 6.5535 | bits_per_byte: 2.7123 | tokens_evaluated: 111540`"""
         bits = "-" if self.bits_per_byte is None else f"{self.bits_per_byte:.4f}"
         return (
             f"val: loss: {self.loss:.4f} | perplexity: {self.perplexity:.4f} | bits_per_byte: {bits} | "
