@@ -82,7 +82,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _optional_values(arguments: Sequence[str]) -> list[str]:
-    """`--resume` may stand alone or name a checkpoint; Typer knows only flags and options, so alone it becomes `=auto`."""
+    """`--resume` may stand alone or name a checkpoint; Typer knows flags or options, so alone it becomes `=auto`."""
     spelt = list(arguments)
     for index, argument in enumerate(spelt):
         following = spelt[index + 1] if index + 1 < len(spelt) else "-"

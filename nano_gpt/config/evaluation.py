@@ -15,10 +15,10 @@ class EvaluationConfig(Settings):
     eval_steps: PositiveInt = 250
     """Training steps between evaluations; the first and the last step are always evaluated."""
     validation_steps: NonNegativeInt | None = 20
-    """Batches of training.total_batch_size tokens from the start of the validation split. 0: none. null: the whole split."""
+    """Batches of training.total_batch_size tokens, from the start of the validation split. 0: none. null: all of it."""
     hellaswag_samples: NonNegativeInt | None = 0
     """HellaSwag items, from the first. 0: none. null: all of them."""
     hellaswag_file: Path | None = None
-    """HellaSwag as .jsonl, for machines without a network. null: the validation split of Rowan/hellaswag from the hub."""
+    """HellaSwag as .jsonl, for machines without a network. null: the hub's Rowan/hellaswag, validation split."""
     batch_size: PositiveInt = 32
     """Rows of text scored in one forward."""

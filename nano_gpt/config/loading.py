@@ -61,7 +61,8 @@ def build(settings: type[S], values: Values) -> S:
         return settings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise _explain(settings, first["type"], [str(part) for part in first["loc"]], first["msg"], first["input"]) from None
+        where = [str(part) for part in first["loc"]]
+        raise _explain(settings, first["type"], where, first["msg"], first["input"]) from None
 
 
 def _explain(settings: type[BaseModel], kind: str, where: list[str], message: str, value: object) -> ConfigError:
@@ -127,7 +128,8 @@ def read_yaml(path: Path) -> Values:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or type(error).__name__}") from None
+        problem = getattr(error, "problem", None) or type(error).__name__
+        raise ConfigError(f"{path}{where}: not YAML: {problem}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -41,7 +41,7 @@ class GPTConfig(Settings):
 
     @property
     def padded_vocab_size(self) -> int:
-        """Rows of the embedding in memory: GEMMs want multiples of 64. The extra rows stay zero and never leave the model."""
+        """Rows of the embedding in memory: GEMMs want multiples of 64. The extra rows stay zero, inside the model."""
         assert self.vocab_size is not None, "vocab_size is taken from the tokenizer before a model is built"
         return -(-self.vocab_size // 64) * 64
 

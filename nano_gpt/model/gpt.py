@@ -97,20 +97,20 @@ class GPT(nn.Module):
         `src/model.py` (0.02, positions 0.01).
         """
         std = {
-            "wte.weight": 0.02,
-            "wpe.weight": 0.01,
-            "attn.c_attn.weight": 0.02,
-            "attn.c_proj.weight": 0.02 / math.sqrt(2 * self.config.n_layer),
-            "mlp.c_fc.weight": 0.02,
-            "mlp.c_proj.weight": 0.02 / math.sqrt(2 * self.config.n_layer),
+            "wte": 0.02,
+            "wpe": 0.01,
+            "c_attn": 0.02,
+            "c_fc": 0.02,
+            "c_proj": 0.02 / math.sqrt(2 * self.config.n_layer),
         }
         for name, parameter in self.named_parameters():
-            if name.endswith(".bias"):
+            module, kind = name.split(".")[-2:]
+            if kind == "bias":
                 nn.init.zeros_(parameter)
-            elif ".ln_" in f".{name}":
+            elif module.startswith("ln_"):
                 nn.init.ones_(parameter)
             else:
-                nn.init.normal_(parameter, std=std[".".join(name.split(".")[-3:]) if ".attn." in name or ".mlp." in name else name])
+                nn.init.normal_(parameter, std=std[module])
         self.wte.weight[self.config.vocab_size :] = 0.0  # padding rows: no target ever selects them, so they stay zero
 
     def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from nano_gpt.errors import ConfigError
 from nano_gpt.runtime.logs import logger
 
-# Dense bf16 peak in FLOP/s, from the vendors' data sheets (without sparsity). Longer names first: the first match counts.
+# Dense bf16 peak in FLOP/s, from the vendors' data sheets (without sparsity). The first match counts, so longer
+# names come first.
 _PEAK_BF16_FLOPS = {
     "H200": 989e12,
     "H100 PCIe": 756e12,

@@ -37,7 +37,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         with disk_full_is_an_error(path):
             yield temporary
             sync_file(temporary)
-            os.replace(temporary, path)
+            temporary.replace(path)
             sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -62,8 +62,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
                     sync_file(file)
             if path.exists():
                 shutil.rmtree(old, ignore_errors=True)
-                os.replace(path, old)
-            os.replace(temporary, path)
+                path.replace(old)
+            temporary.replace(path)
             sync_directory(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
@@ -86,14 +86,14 @@ def disk_full_is_an_error(path: Path) -> Iterator[None]:
         if full or any(words in str(error).lower() for words in _DISK_FULL_WORDS):
             free = shutil.disk_usage(path.parent).free
             raise DiskFullError(
-                f"the disk is full: {path} was not written ({free / 1e6:.1f} MB free); what was there before is untouched",
+                f"the disk is full: {path} was not written ({free / 1e6:.1f} MB free); what was there before is kept",
                 "free some space, or put the folder on another disk",
             ) from error
         raise
 
 
 def sync_file(path: Path) -> None:
-    with open(path, "rb+") as file:
+    with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
@@ -109,5 +109,5 @@ def sync_directory(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

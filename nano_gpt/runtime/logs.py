@@ -22,7 +22,7 @@ class _ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]
         self.stream = sys.stderr
         super().emit(record)
 
-    def handleError(self, record: logging.LogRecord) -> None:
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         """A closed pipe (`nano-gpt train 2>&1 | head`) must not end a run: the file still has every line."""
         if not isinstance(sys.exc_info()[1], (BrokenPipeError, ValueError)):
             super().handleError(record)
