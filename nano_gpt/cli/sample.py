@@ -24,9 +24,7 @@ LENGTH = "How much text"
 def sample(
     text: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="Prompts, each in quotes; - reads one from stdin, '' starts from nothing.", metavar="[TEXT]..."
-        ),
+        typer.Argument(help="Prompts, each in quotes; - reads one from stdin, '' starts from nothing.", metavar="TEXT"),
     ] = None,
     pretrained: Pretrained = None,
     checkpoint: Checkpoint = None,
@@ -115,10 +113,10 @@ def sample(
     if top_k is not None:
         given["top_k"] = top_k or None
     build(SamplingConfig, given)  # a fault in a flag is told before a model is loaded
-    prompts = None if not text else [_from_stdin() if prompt == "-" else _valid_unicode(prompt) for prompt in text]
+    prompts = None if not text else [_from_stdin() if prompt == "-" else prompt for prompt in text]
 
     from nano_gpt.checkpoint.source import load_model
-    from nano_gpt.inference.text import own_sampling
+    from nano_gpt.inference.text import fit, own_sampling
     from nano_gpt.runtime.device import resolve_device
 
     loaded = load_model(pretrained, checkpoint=checkpoint, preset=model, device=resolve_device(device))
@@ -127,6 +125,8 @@ def sample(
         build(SamplingConfig, {**own.model_dump(), **given, "prompt": prompt})
         for prompt in ([own.prompt] if prompts is None else prompts)
     ]
+    for config in configs:  # a prompt that does not fit is told before any is continued
+        fit(loaded.model, loaded.tokenizer, config, max_new_tokens)
     if json_output:
         _print_json(loaded, configs, max_new_tokens)
     else:
@@ -137,16 +137,21 @@ def _print_text(loaded: LoadedModel, configs: list[SamplingConfig], max_new_toke
     """`> …` for every sequence."""
     from nano_gpt.inference.text import complete, stream
 
-    terminal = sys.stdout.isatty()
     for config in configs:
-        if terminal and config.num_sequences == 1:
-            typer.echo("> ", nl=False)
+        if sys.stdout.isatty() and config.num_sequences == 1:
+            _write("> ")
             for piece in stream(loaded.model, loaded.tokenizer, config, max_new_tokens=max_new_tokens):
-                typer.echo(printable(piece, terminal), nl=False)
-            typer.echo()
+                _write(piece)
+            _write("\n")
             continue
         for completion in complete(loaded.model, loaded.tokenizer, config, max_new_tokens=max_new_tokens):
-            typer.echo(f"> {printable(completion.text, terminal)}")
+            _write(f"> {completion.text}\n")
+
+
+def _write(text: str) -> None:
+    """To stdout and not by `echo`, which takes colour codes out of what goes to a file."""
+    sys.stdout.write(printable(text, sys.stdout.isatty()))
+    sys.stdout.flush()
 
 
 def _print_json(loaded: LoadedModel, configs: list[SamplingConfig], max_new_tokens: int | None) -> None:
@@ -195,8 +200,3 @@ def _from_stdin() -> str:
         return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError as error:
         raise ConfigError(f"the prompt on stdin is not UTF-8: byte {error.start}") from None
-
-
-def _valid_unicode(prompt: str) -> str:
-    """Bytes on the command line that are not UTF-8 become U+FFFD."""
-    return prompt.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")

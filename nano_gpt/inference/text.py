@@ -16,7 +16,7 @@ from typing import Literal
 from nano_gpt.checkpoint.source import LoadedModel
 from nano_gpt.config.inference import SamplingConfig
 from nano_gpt.config.loading import build, read_yaml
-from nano_gpt.errors import CheckpointError, ConfigError, DataError
+from nano_gpt.errors import ConfigError, DataError
 from nano_gpt.inference import engine
 from nano_gpt.model.gpt import GPT
 from nano_gpt.runtime.logs import logger
@@ -28,6 +28,7 @@ class Completion:
     """One sequence."""
 
     prompt: str
+    """As the model read it."""
     text: str
     """The prompt and what follows it. Bytes that are not UTF-8 are U+FFFD."""
     tokens: list[int]
@@ -109,19 +110,20 @@ def complete(
 ) -> list[Completion]:
     """`config.num_sequences` continuations of `config.prompt`; `max_new_tokens` overrides `config.max_length`.
 
-    The model may be in training mode and is left in it. Raises as `prompt_ids`, `room` and `engine.stream` do.
+    The model may be in training mode and is left in it. Raises as `fit` and `engine.stream` do.
     """
-    prompt = prompt_ids(model, tokenizer, config.prompt)
+    prompt, new = fit(model, tokenizer, config, max_new_tokens)
     rows = engine.generate(
         model,
         prompt or [tokenizer.eot_id],
         config,
-        max_new_tokens=room(config, len(prompt), max_new_tokens),
+        max_new_tokens=new,
         eot_id=tokenizer.eot_id,
         vocab_size=tokenizer.vocab_size,
     )
     return [
-        Completion(config.prompt, tokenizer.decode([*prompt, *row.ids]), row.ids, row.finish_reason) for row in rows
+        Completion(tokenizer.decode(prompt), tokenizer.decode([*prompt, *row.ids]), row.ids, row.finish_reason)
+        for row in rows
     ]
 
 
@@ -133,12 +135,12 @@ def stream(
     A character whose bytes are spread over tokens comes out with the last of them. A prompt that does not fit is told
     at the call, before the first piece.
     """
-    prompt = prompt_ids(model, tokenizer, config.prompt)
+    prompt, new = fit(model, tokenizer, config, max_new_tokens)
     steps = engine.stream(
         model,
         prompt or [tokenizer.eot_id],
         config.model_copy(update={"num_sequences": 1}),
-        max_new_tokens=room(config, len(prompt), max_new_tokens),
+        max_new_tokens=new,
         eot_id=tokenizer.eot_id,
         vocab_size=tokenizer.vocab_size,
     )
@@ -154,29 +156,23 @@ def _pieces(tokenizer: Tokenizer, prompt: list[int], steps: Iterator[list[int]])
     yield decoder.decode(b"", final=True)
 
 
-def prompt_ids(model: GPT, tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """Ids of a prompt that fits the model; none for an empty one, which the engine starts from `<|endoftext|>`."""
-    ids = tokenizer.encode(prompt)
-    known = model.config.vocab_size or 0
-    if (largest := max([*ids, tokenizer.eot_id])) >= known:
-        raise CheckpointError(
-            f"tokenizer {tokenizer.name!r} gives id {largest}; the model knows ids below {known}",
-            "the tokenizer files belong to another model",
-        )
+def fit(
+    model: GPT, tokenizer: Tokenizer, config: SamplingConfig, max_new_tokens: int | None = None
+) -> tuple[list[int], int]:
+    """The prompt's ids and how many may follow them. An empty prompt has none: the engine starts from the EOT id.
+
+    Raises ConfigError for a prompt longer than the context or that leaves no room, DataError for a character that the
+    tokenizer does not have.
+    """
+    ids = tokenizer.encode(config.prompt)
     engine.check_prompt(ids or [tokenizer.eot_id], model.config.n_positions)
-    return ids
-
-
-def room(config: SamplingConfig, prompt_tokens: int, max_new_tokens: int | None) -> int:
-    """How many tokens follow the prompt. Raises ConfigError when there are none."""
-    if max_new_tokens is not None:
-        if max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens is {max_new_tokens}: at least 1 must follow the prompt")
-        return max_new_tokens
-    if config.max_length <= prompt_tokens:
+    if max_new_tokens is None and config.max_length <= len(ids):
         raise ConfigError(
-            f"the prompt has {prompt_tokens} tokens and max_length is {config.max_length}, prompt included: "
+            f"the prompt has {len(ids)} tokens and max_length is {config.max_length}, prompt included: "
             "nothing is left to generate",
             "raise max_length, or give max_new_tokens, which counts what follows the prompt",
         )
-    return config.max_length - prompt_tokens
+    new = config.max_length - len(ids) if max_new_tokens is None else max_new_tokens
+    if new < 1:
+        raise ConfigError(f"max_new_tokens is {new}: at least 1 must follow the prompt")
+    return ids, new

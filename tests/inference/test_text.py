@@ -1,0 +1,134 @@
+"""Text around the engine: whole = streamed, prompts, lengths, and the public functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nano_gpt import generate, load_model
+from nano_gpt.checkpoint.folder import write_model_folder
+from nano_gpt.checkpoint.source import LoadedModel
+from nano_gpt.config.inference import SamplingConfig
+from nano_gpt.config.model import GPTConfig
+from nano_gpt.errors import ConfigError
+from nano_gpt.inference import engine, text
+from nano_gpt.model.gpt import GPT
+from nano_gpt.tokenizer import load_tokenizer
+from nano_gpt.tokenizer.char import CharTokenizer
+
+BYTES = load_tokenizer("byte")
+
+
+def untrained(vocab_size: int = BYTES.vocab_size, n_positions: int = 32) -> GPT:
+    torch.manual_seed(0)
+    return GPT(GPTConfig(vocab_size=vocab_size, n_positions=n_positions, n_embd=16, n_layer=1, n_head=2)).eval()
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    return LoadedModel(untrained(), BYTES, "a test")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(max_size=6), st.integers(0, 100))
+def test_streamed_text_is_the_whole_text(prompt: str, seed: int) -> None:
+    """An untrained byte model writes broken UTF-8 all the time; the pieces add up all the same."""
+    config = SamplingConfig(prompt=prompt, num_sequences=2, max_length=60, top_k=None, seed=seed)
+    whole = text.complete(untrained(), BYTES, config)
+    pieces = list(text.stream(untrained(), BYTES, config))
+    assert "".join(pieces) == whole[0].text
+    assert whole[0].text.startswith(prompt) and whole[0].prompt == prompt
+    if whole[0].finish_reason == "length":
+        assert len(prompt.encode()) + len(whole[0].tokens) == 60
+        assert len(pieces) == len(whole[0].tokens) + 2
+
+
+def test_a_streamed_character_comes_out_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = "héllo 🙂 日本"
+    steps = [[byte] for byte in written.encode()] + [[BYTES.eot_id]]
+    monkeypatch.setattr(engine, "stream", lambda *args, **kwargs: iter(steps))
+    pieces = list(text.stream(untrained(), BYTES, SamplingConfig(prompt="é", num_sequences=1)))
+    assert "".join(pieces) == "é" + written
+    assert [piece for piece in pieces if piece] == ["é", *written]
+
+
+def test_generate_is_complete_with_plain_arguments(loaded: LoadedModel) -> None:
+    texts = generate(loaded, "abc", num_sequences=3, max_new_tokens=10, top_k=None, seed=5)
+    config = SamplingConfig(prompt="abc", num_sequences=3, top_k=None, seed=5)
+    assert texts == text.sample_texts(loaded.model, loaded.tokenizer, config, max_new_tokens=10)
+    assert len(set(texts)) == 3 and all(one.startswith("abc") for one in texts)
+    assert generate(loaded, "abc", num_sequences=1, max_new_tokens=10, top_k=0, seed=5) == texts[:1]
+    assert generate(loaded, "abc", max_length=13, top_k=None, seed=5) == texts[:1]
+    assert generate(loaded, "abc", max_new_tokens=10, temperature=0, seed=1) == generate(
+        loaded, "abc", max_new_tokens=10, temperature=0, seed=2
+    )
+
+
+def test_an_empty_prompt_starts_from_end_of_text_which_is_not_shown(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = []
+    real = engine.stream
+    monkeypatch.setattr(
+        engine, "stream", lambda model, prompt, *a, **k: prompts.append(prompt) or real(model, prompt, *a, **k)
+    )
+    completion = text.complete(loaded.model, BYTES, SamplingConfig(prompt="", num_sequences=1, max_length=7))[0]
+    assert prompts == [[BYTES.eot_id]]
+    assert len(completion.tokens) == 7 and completion.text == BYTES.decode(completion.tokens)
+
+
+def test_the_end_of_text_is_not_in_the_text(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [[97, 98], [BYTES.eot_id, 99], [BYTES.eot_id, BYTES.eot_id]]
+    monkeypatch.setattr(engine, "stream", lambda *args, **kwargs: iter(steps))
+    rows = text.complete(loaded.model, BYTES, SamplingConfig(prompt="<|endoftext|>", num_sequences=2))
+    assert [row.text for row in rows] == ["<|endoftext|>a", "<|endoftext|>bc"]  # spelt by the user, it is plain text
+    assert [row.finish_reason for row in rows] == ["stop", "stop"]
+    assert [row.tokens for row in rows] == [[97], [98, 99]]
+
+
+def test_prompts_and_lengths_that_do_not_fit(loaded: LoadedModel) -> None:
+    with pytest.raises(ConfigError, match=r"33 tokens.*context is 32"):
+        generate(loaded, "x" * 33)
+    assert len(generate(loaded, "x" * 32, max_new_tokens=3, top_k=None)[0]) >= 32
+    with pytest.raises(ConfigError, match="31 tokens and max_length is 30"):
+        generate(loaded, "x" * 31)
+    with pytest.raises(ConfigError, match="max_new_tokens is 0"):
+        generate(loaded, "x", max_new_tokens=0)
+    with pytest.raises(ConfigError, match="both given"):
+        generate(loaded, "x", max_new_tokens=3, max_length=3)
+    with pytest.raises(ConfigError):  # at the call, not at the first piece
+        text.stream(loaded.model, BYTES, SamplingConfig(prompt="x" * 33))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"temperature": -1}, {"temperature": float("nan")}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}, {"seed": -1}],
+)
+def test_settings_out_of_range_name_themselves(loaded: LoadedModel, bad: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        generate(loaded, "x", **bad)
+
+
+def test_the_models_own_way_of_sampling(loaded: LoadedModel, tmp_path: Path) -> None:
+    """A run's config.yaml, GPT-2's customary prompt, or nothing for a tokenizer that cannot spell it."""
+    assert text.own_sampling(loaded) == SamplingConfig()
+    chars = LoadedModel(untrained(4), CharTokenizer("abc"), "a test")
+    assert text.own_sampling(chars) == SamplingConfig(prompt="")
+
+    run = tmp_path / "run"
+    step = run / "checkpoints" / "step_000010"
+    (step / "training").mkdir(parents=True)
+    model = untrained()
+    write_model_folder(step, model.config, model.state_dict(), BYTES)
+    (run / "config.yaml").write_text(
+        "sampling: {prompt: Once, max_length: 12, num_sequences: 0}\ntraining: {max_steps: 1}\n"
+    )
+    assert text.own_sampling(load_model(str(step))) == SamplingConfig()  # a plain folder that happens to lie there
+    (step / "training" / "state.json").write_text('{"step": 10}')
+    of_run = load_model(checkpoint=step)
+    assert text.own_sampling(of_run) == SamplingConfig(prompt="Once", max_length=12)
+    assert generate(of_run, top_k=None)[0].startswith("Once")
