@@ -19,15 +19,15 @@ class DataConfig(Settings):
     text_column: str = "text"
     """The field of a .jsonl line that holds the document."""
     document_separator: str | None = None
-    """Cut .txt files into documents at this string. null: a file is one document, cut at lines that hold only <|endoftext|>."""
+    """Cut .txt files into documents at this string. null: at lines that hold only <|endoftext|>."""
     tokenizer: str | None = None
-    """`gpt2`, `byte`, `char`, `bpe:SIZE` (trained on the corpus), or a folder or tokenizer.json. null: the dataset's own."""
+    """`gpt2`, `byte`, `char`, `bpe:SIZE` (from the corpus), a folder or tokenizer.json. null: the dataset's own."""
     dataset_dir: Path = Path("dataset_cache")
     """Folder that holds the prepared sets."""
     tokens_per_shard: PositiveInt = 100_000_000
     """Tokens in a full shard file (200 MB at 16 bits)."""
-    validation_fraction: float = Field(default=0.03, gt=0.0, lt=1.0)
-    """Share of the documents that are kept for validation, where the source does not say which."""
+    validation_fraction: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """Share of the documents kept for validation. null: the dataset's own (your files 0.1, finewebedu 0.03)."""
     num_procs: PositiveInt | None = None
     """Processes that tokenise. null: half of the cores."""
     shuffle: bool = True

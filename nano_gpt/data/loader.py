@@ -1,0 +1,175 @@
+"""From tokens to batches: which tokens step s sees is a pure function of (data, seed, s).
+
+A split of N tokens is cut into W = ceil((N - 1) / T) windows; window i has the inputs `tokens[iT : iT + T]` and the
+same shifted by one as targets, so every token but the first is a target exactly once per epoch. Sample number n of
+the run is window `order(n // W)[n % W]`: a permutation per epoch that is computed where it is needed and not stored.
+Nothing has to be remembered to go on at step s, and neither ranks nor micro-batches change what a step sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from nano_gpt.data.shards import TokenReader
+from nano_gpt.errors import ConfigError, DataError
+from nano_gpt.model.gpt import IGNORED_TARGET
+from nano_gpt.runtime.seeding import derive_seed
+
+Indices = npt.NDArray[np.int64]
+
+
+class Batch(NamedTuple):
+    ids: Tensor
+    """(B, T) int64"""
+    targets: Tensor
+    """(B, T) int64; IGNORED_TARGET where a short window was filled up."""
+
+
+class TokenLoader:
+    """Batches of one rank. Stateless: any step can be asked for at any time, at the same cost.
+
+    `windows_per_step` counts the windows of all ranks. Raises ConfigError where they cannot be shared out evenly,
+    DataError for a split without a single target.
+    """
+
+    def __init__(
+        self,
+        reader: TokenReader,
+        *,
+        sequence_length: int,
+        windows_per_step: int,
+        micro_batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        shuffle: bool = True,
+    ) -> None:
+        _check_batch(windows_per_step, micro_batch_size, world_size, sequence_length)
+        self.num_windows = count_windows(reader, sequence_length)
+        self.windows_per_step = windows_per_step
+        self._reader = reader
+        self._sequence_length = sequence_length
+        self._micro_batch_size = micro_batch_size
+        self._rank = rank
+        self._world_size = world_size
+        self._seed = seed
+        self._shuffle = shuffle
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """This rank's micro-batches of `step`: the rank-th part of the step's windows, in order."""
+        share = self.windows_per_step // self._world_size
+        mine = self.windows(step)[self._rank * share : (self._rank + 1) * share]
+        for start in range(0, share, self._micro_batch_size):
+            yield read_batch(self._reader, mine[start : start + self._micro_batch_size], self._sequence_length)
+
+    def num_targets(self, step: int) -> int:
+        """Targets of the whole step, over all ranks."""
+        missing = self.num_windows * self._sequence_length - (len(self._reader) - 1)  # all in the last window
+        short = int(np.count_nonzero(self.windows(step) == self.num_windows - 1))
+        return self.windows_per_step * self._sequence_length - short * missing
+
+    def windows(self, step: int) -> Indices:
+        """(windows_per_step,) window numbers of `step`, over all ranks. A step may reach into further epochs."""
+        samples = np.arange(step * self.windows_per_step, (step + 1) * self.windows_per_step, dtype=np.int64)
+        epochs, places = np.divmod(samples, self.num_windows)
+        if not self._shuffle:
+            return places
+        order = [
+            permute(places[epochs == epoch], self.num_windows, derive_seed(self._seed, "order", int(epoch)))
+            for epoch in np.unique(epochs)
+        ]
+        return np.concatenate(order)
+
+
+def evaluation_batches(
+    reader: TokenReader,
+    sequence_length: int,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    max_windows: int | None = None,
+) -> Iterator[Batch]:
+    """The first `max_windows` windows (None: all) in file order, each on one rank. Ranks may get unequal numbers."""
+    total = count_windows(reader, sequence_length)
+    total = total if max_windows is None else min(total, max_windows)
+    mine = np.arange(rank * total // world_size, (rank + 1) * total // world_size, dtype=np.int64)
+    for start in range(0, len(mine), batch_size):
+        yield read_batch(reader, mine[start : start + batch_size], sequence_length)
+
+
+def count_windows(reader: TokenReader, sequence_length: int) -> int:
+    if len(reader) < 2:
+        raise DataError(f"the split holds {len(reader)} tokens: a window needs one to read and one to predict")
+    return -(-(len(reader) - 1) // sequence_length)
+
+
+def read_batch(reader: TokenReader, windows: Indices, sequence_length: int) -> Batch:
+    """Windows -> (B, T) inputs and targets."""
+    T = sequence_length
+    ids = np.zeros((len(windows), T), np.int64)
+    targets = np.full((len(windows), T), IGNORED_TARGET, np.int64)
+    for row, window in enumerate(windows.tolist()):
+        tokens = reader.read(window * T, window * T + T + 1)
+        length = len(tokens) - 1
+        ids[row, :length] = tokens[:-1]
+        targets[row, :length] = tokens[1:]
+    return Batch(torch.from_numpy(ids), torch.from_numpy(targets))
+
+
+_ROUNDS = 6
+_MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # splitmix64, Steele et al. 2014
+
+
+def permute(places: Indices, size: int, seed: int) -> Indices:
+    """Where a seeded permutation of 0 .. size - 1 sends `places`; no memory, the same cost for every place.
+
+    A Feistel network permutes the next power of 4; what lands outside is sent through again until it lands inside
+    ("cycle walking": Black & Rogaway, Ciphers with Arbitrary Finite Domains, 2002). At most 4 passes on average.
+    """
+    half = np.uint64(max(1, -(-(size - 1).bit_length() // 2)))
+    keys = [np.uint64(derive_seed(seed, round_)) for round_ in range(_ROUNDS)]
+    values = _feistel(places.astype(np.uint64), half, keys)
+    while (outside := values >= np.uint64(size)).any():
+        values[outside] = _feistel(values[outside], half, keys)
+    return values.astype(np.int64)
+
+
+def _feistel(values: npt.NDArray[np.uint64], half: np.uint64, keys: list[np.uint64]) -> npt.NDArray[np.uint64]:
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = values >> half, values & mask
+    for key in keys:
+        left, right = right, left ^ (_mix(right ^ key) & mask)
+    return (left << half) | right
+
+
+def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """splitmix64's finaliser: every input bit reaches every output bit. Wraps at 64 bits, as it should."""
+    x = (x ^ (x >> np.uint64(30))) * _MULTIPLIERS[0]
+    x = (x ^ (x >> np.uint64(27))) * _MULTIPLIERS[1]
+    return x ^ (x >> np.uint64(31))
+
+
+def _check_batch(windows_per_step: int, micro_batch_size: int, world_size: int, sequence_length: int) -> None:
+    if windows_per_step % (micro_batch_size * world_size) == 0:
+        return
+    if windows_per_step % world_size == 0:
+        share = windows_per_step // world_size
+        fitting = [size for size in range(1, share + 1) if share % size == 0]
+        near = sorted(sorted(fitting, key=lambda size: abs(size - micro_batch_size))[:2])
+        hint = f"micro_batch_size {' or '.join(map(str, near))} would do"
+    else:
+        unit = micro_batch_size * world_size
+        lower = windows_per_step // unit * unit
+        near = [size * sequence_length for size in (lower, lower + unit) if size]
+        hint = f"total_batch_size {' or '.join(map(str, near))} would do (tokens)"
+    raise ConfigError(
+        f"{windows_per_step} windows per step do not divide into micro-batches of {micro_batch_size} on "
+        f"{world_size} rank{'s' if world_size > 1 else ''}",
+        hint,
+    )

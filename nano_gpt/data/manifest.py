@@ -1,0 +1,135 @@
+"""What a prepared set is: `manifest.json`, written last, and the folder that it describes.
+
+prepared = open_prepared(Path("dataset_cache/python_docs"))
+prepared.reader("train").read(0, 1024)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nano_gpt.data.catalog import MANIFEST
+from nano_gpt.data.shards import Shard, TokenReader
+from nano_gpt.errors import DataError
+from nano_gpt.tokenizer import load_tokenizer
+from nano_gpt.tokenizer.base import Tokenizer
+
+JOURNAL = "unfinished.json"
+
+
+class Counts(BaseModel):
+    """What a split holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    documents: int = 0
+    tokens: int = 0
+    """`<|endoftext|>` before every document included."""
+    bytes: int = 0
+    """The documents' text in UTF-8."""
+
+
+class Manifest(BaseModel):
+    """The set's description. Two sets with equal `shards` and tokenizer hold the same tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    format_version: Literal[1] = 1
+    dataset: str
+    description: str
+    revision: str
+    """Which state of the source: a hash, a commit, a version."""
+    options: dict[str, str | float | None]
+    """Settings, besides the tokenizer, that determine which documents there are."""
+    tokenizer: str
+    """How it was asked for; its files lie beside the manifest."""
+    tokenizer_fingerprint: str
+    vocab_size: int = Field(gt=0)
+    eot_id: int = Field(ge=0)
+    """The id that opens every document."""
+    dtype: Literal["uint16", "uint32"]
+    tokens_per_shard: int = Field(gt=0)
+    splits: dict[str, Counts]
+    shards: tuple[Shard, ...] = ()
+
+
+@dataclass(frozen=True)
+class PreparedSet:
+    """A finished set. Shards are checked when a reader opens them."""
+
+    folder: Path
+    manifest: Manifest
+
+    def tokens(self, split: str) -> int:
+        """Number of tokens, `<|endoftext|>` included."""
+        return self._counts(split).tokens
+
+    def bytes_per_token(self, split: str) -> float:
+        """UTF-8 bytes of text for each token of the split: what turns nats per token into bits per byte."""
+        counts = self._counts(split)
+        return counts.bytes / counts.tokens
+
+    def reader(self, split: str) -> TokenReader:
+        """All tokens of a split. Raises DataError for a split that is not there and for damaged shards."""
+        self._counts(split)
+        shards = [shard for shard in self.manifest.shards if shard.split == split]
+        return TokenReader(self.folder, shards, self.manifest.dtype, self.manifest.vocab_size)
+
+    def tokenizer(self) -> Tokenizer:
+        """The one that made the tokens, from the files in the folder. Raises DataError if it is another one."""
+        tokenizer = load_tokenizer(self.folder)
+        if tokenizer.fingerprint != self.manifest.tokenizer_fingerprint:
+            raise DataError(
+                f"the tokenizer files in {self.folder} are not those that made its tokens",
+                "restore them, or prepare the set again with --overwrite",
+            )
+        return tokenizer
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for sets with the same tokens in the same files, made by the same tokenizer."""
+        parts = [self.manifest.tokenizer_fingerprint, *(f"{s.split} {s.sha256}" for s in self.manifest.shards)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def _counts(self, split: str) -> Counts:
+        if split not in self.manifest.splits:
+            raise DataError(
+                f"{self.folder} has no {split} split; it has {', '.join(self.manifest.splits)}",
+                f"nano-gpt prepare_dataset --dataset {self.manifest.dataset} --overwrite prepares both",
+            )
+        return self.manifest.splits[split]
+
+
+def open_prepared(folder: Path) -> PreparedSet:
+    """Raises DataError for a folder that is missing, unfinished, damaged or of another format."""
+    path = folder / MANIFEST
+    command = f"nano-gpt prepare_dataset --dataset {folder.name}"
+    if not path.is_file():
+        if (folder / JOURNAL).is_file():
+            raise DataError(f"{folder} is not finished", f"the same prepare_dataset command goes on with it: {command}")
+        raise DataError(f"there is no prepared set in {folder}", f"prepare it first: {command}")
+    return PreparedSet(folder, read_manifest(path))
+
+
+def read_manifest(path: Path) -> Manifest:
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        if where == "format_version":
+            raise DataError(
+                f"{path} is of format version {first['input']!r}; this nano-gpt reads 1",
+                "prepare the set again with --overwrite, or use the nano-gpt that made it",
+            ) from None
+        raise DataError(
+            f"{path} is damaged: {where}: {first['msg']}", "prepare the set again with --overwrite"
+        ) from None
