@@ -78,7 +78,20 @@ def run(arguments: Sequence[str]) -> int:
             traceback.print_exc()
         typer.echo(f"error: {error}", err=True)
         return 1
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        typer.echo(f"error: {_unexpected(error)}", err=True)
+        return 1
     return 0
+
+
+def _unexpected(error: Exception) -> str:
+    """A file that cannot be read or written says so itself; anything else is a bug, and `--debug` shows where."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    first_line = (str(error).strip().splitlines() or ["no message"])[0]
+    return f"{type(error).__name__}: {first_line}\n  hint: this is a bug; nano-gpt --debug ... shows where it happened"
 
 
 def _optional_values(arguments: Sequence[str]) -> list[str]:

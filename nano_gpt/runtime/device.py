@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 from nano_gpt.errors import ConfigError
 from nano_gpt.runtime.logs import logger
 
-# Dense bf16 peak in FLOP/s, from the vendors' data sheets (without sparsity). The first match counts, so longer
-# names come first.
+# Dense bf16 peak in FLOP/s, from the vendors' data sheets (without sparsity). The first match of whole words counts,
+# so longer names come first; a laptop's chip of the same name is another, slower one.
 _PEAK_BF16_FLOPS = {
     "H200": 989e12,
     "H100 PCIe": 756e12,
@@ -39,9 +40,11 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        device = torch.device(name)
+        device: torch.device | None = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"unknown device {name!r}", "auto, cpu, cuda, cuda:1, mps") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"unknown device {name!r}", "auto, cpu, cuda, cuda:1, mps")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(f"--device {name}: this machine, or this build of torch, has no CUDA", "--device cpu")
@@ -93,7 +96,9 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     if device.type != "cuda" or dtype != torch.bfloat16:
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for key, peak in _PEAK_BF16_FLOPS.items() if key in name), None)
+    if "Laptop" in name:
+        return None
+    return next((peak for key, peak in _PEAK_BF16_FLOPS.items() if re.search(rf"\b{key}\b", name)), None)
 
 
 def synchronize(device: torch.device) -> None:

@@ -47,13 +47,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Like `atomic_file` for a folder: every file in it is synced, then the folder is renamed to `path`.
 
-    An existing `path` is replaced; it is moved aside only when the new one is complete.
+    An existing `path` is replaced; it is moved aside, to `.old-*`, only when the new one is complete. Whoever is killed
+    between the two renames leaves it there, and the next writer of the same name puts it back first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     old = path.with_name(f".old-{path.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
+    if old.exists() and not path.exists():
+        old.replace(path)
     try:
         with disk_full_is_an_error(path):
             yield temporary
@@ -63,7 +66,12 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             if path.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 path.replace(old)
-            temporary.replace(path)
+            try:
+                temporary.replace(path)
+            except OSError:
+                if old.exists():
+                    old.replace(path)
+                raise
             sync_directory(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
