@@ -14,15 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nano_gpt.errors import DataError
-from nano_gpt.evaluation.mode import scoring_mode
+from nano_gpt.evaluation.scoring import scoring_mode, target_log_probabilities
 from nano_gpt.model.gpt import GPT
 from nano_gpt.tokenizer.base import Tokenizer
-
-HEAD_POSITIONS = 512  # positions that have logits at one time: 100 MB in fp32 with GPT-2's vocabulary
 
 Progress = Callable[[int, int], None]  # rows handed to the device so far, rows in all
 
@@ -117,6 +114,4 @@ def _token_log_probabilities(model: GPT, rows: Sequence[Row], device: torch.devi
         targets.extend(row.ids[-row.scored :])
     hidden = model.hidden(ids.to(device)).flatten(0, 1)  # (B, T, C) -> (B * T, C)
     hidden = hidden[torch.cat(positions).to(device)]  # (scored, C)
-    wanted = torch.tensor(targets, device=device)
-    pieces = zip(torch.split(hidden, HEAD_POSITIONS), torch.split(wanted, HEAD_POSITIONS), strict=True)
-    return torch.cat([-F.cross_entropy(model.head(x).float(), y, reduction="none") for x, y in pieces])
+    return target_log_probabilities(model, hidden, torch.tensor(targets, device=device))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from nano_gpt.tokenizer.base import Tokenizer
 class HellaSwagResult:
     """The scores over all ranks' items."""
 
+    kind: ClassVar = "hellaswag"
     accuracy: Accuracy
     """Mean log-likelihood per token of the text as it is: the "karpathy" score."""
     acc: Accuracy

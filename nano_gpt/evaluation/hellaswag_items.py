@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nano_gpt.data.fineweb import newest_commit
 from nano_gpt.errors import DataError, NetworkError
 from nano_gpt.runtime import distributed
 
 HUB_ID, HUB_SPLIT = "Rowan/hellaswag", "validation"
-PROBE_SECONDS = 10.0
 REMEDY = "--hellaswag-file FILE.jsonl reads it from a file, --hellaswag-samples 0 leaves it out"
 
 
@@ -108,13 +108,12 @@ def parse_item(values: Mapping[str, Any], where: str) -> Item:
 def _read_hub(samples: int | None) -> list[Item]:
     import datasets
 
-    with _offline(not _hub_answers()):
-        try:
+    unreachable = _why_unreachable()
+    try:
+        with _offline(unreachable is not None):
             rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(HUB_ID, split=HUB_SPLIT)
-        except (ConnectionError, FileNotFoundError):
-            raise NetworkError(
-                f"HellaSwag ({HUB_ID}) is not in the local cache and the hub cannot be reached", REMEDY
-            ) from None
+    except OSError as error:  # ConnectionError, or FileNotFoundError for what is not in the cache
+        raise NetworkError(f"HellaSwag: {unreachable or error}", REMEDY) from None
     items: list[Item] = []
     for index, row in enumerate(rows):
         if samples is not None and len(items) == samples:
@@ -123,21 +122,18 @@ def _read_hub(samples: int | None) -> list[Item]:
     return items
 
 
-def _hub_answers() -> bool:
-    """One request without retries: `datasets` itself tries for 23 seconds before it says that there is no network."""
-    import httpx2
-    from huggingface_hub import HfApi
-
+def _why_unreachable() -> str | None:
+    """None when the hub answers one request; `datasets` itself tries for 23 seconds before it gives up."""
     try:
-        HfApi().dataset_info(HUB_ID, timeout=PROBE_SECONDS)
-    except (httpx2.HTTPError, OSError):  # OSError: what HF_HUB_OFFLINE raises
-        return False
-    return True
+        newest_commit(HUB_ID)
+    except NetworkError as error:
+        return error.message
+    return None
 
 
 @contextmanager
 def _offline(offline: bool) -> Iterator[None]:
-    """Where `offline`, let `datasets` look into its cache only. It reads the environment at import, so set its copy."""
+    """Let `datasets` look into its cache only. It read the environment when it was imported, so its copy is set."""
     import datasets
     from huggingface_hub import constants
 

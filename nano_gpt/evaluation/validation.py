@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nano_gpt.errors import DataError
-from nano_gpt.evaluation.mode import scoring_mode
-from nano_gpt.model.gpt import IGNORED_TARGET
+from nano_gpt.evaluation.scoring import scoring_mode, target_log_probabilities
+from nano_gpt.model.gpt import GPT, IGNORED_TARGET
 from nano_gpt.runtime.distributed import all_reduce_sum
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 class ValidationResult:
     """What a model expects of text that it was not trained on."""
 
+    kind: ClassVar = "val"
     loss: float
     """Mean cross-entropy per token, in nats."""
     tokens: int
@@ -58,7 +59,7 @@ class ValidationResult:
 
 
 def validation_loss(
-    model: nn.Module,
+    model: GPT,
     batches: Iterable[Batch],
     *,
     bytes_per_token: float | None = None,
@@ -66,15 +67,16 @@ def validation_loss(
 ) -> ValidationResult:
     """Score this rank's `batches` and add up over the ranks; every rank gets the same result.
 
-    `model(ids, targets)` gives the summed cross-entropy. `bytes_per_token` is that of the whole split; with it, a
-    part of the split gets bits per byte as if its text were as dense as the rest. Every rank must call. Raises
-    DataError when no rank has a target.
+    `bytes_per_token` is that of the whole split; with it, a part of the split gets bits per byte as if its text were
+    as dense as the rest. Every rank must call. Raises DataError when no rank has a target.
     """
     losses: list[Tensor] = []
     counts: list[Tensor] = []
     with scoring_mode(model, dtype) as device:
         for batch in batches:
-            losses.append(model(batch.ids.to(device, non_blocking=True), batch.targets.to(device, non_blocking=True)))
+            hidden = model.hidden(batch.ids.to(device, non_blocking=True)).flatten(0, 1)  # (B, T, C) -> (B * T, C)
+            targets = batch.targets.to(device, non_blocking=True).flatten()
+            losses.append(-target_log_probabilities(model, hidden, targets).sum())
             counts.append((batch.targets != IGNORED_TARGET).sum())
     # sync: once, and in fp64 on the CPU, since MPS has none and long sums of fp32 drift
     sums = torch.stack([_total(losses), _total(counts)])
