@@ -1,54 +1,92 @@
-"""What the rest of the project knows of a tokenizer."""
+"""What the rest of the project knows of a tokenizer, and what all tokenizers share.
+
+A tokenizer is a table from ids to bytes, and a way to cut text into entries of that table. The table half is here;
+`bpe.py` and `char.py` cut. Objects pickle, so that they can be sent to the processes that prepare a corpus.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from nano_gpt.errors import DataError
+
 END_OF_TEXT = "<|endoftext|>"
 
+Ids = npt.NDArray[np.uint32]
 
-class Tokenizer(Protocol):
+
+class Tokenizer(ABC):
     """Text <-> ids. Ids are 0 .. vocab_size - 1; `<|endoftext|>` is one of them and never comes out of `encode`."""
 
+    def __init__(self, tokens: list[bytes], eot_id: int) -> None:
+        """`tokens[i]` are the bytes of id i; that of `eot_id` is the spelling of `<|endoftext|>`."""
+        self._tokens = tokens
+        self.eot_id = eot_id
+        """The id that opens every document."""
+
     @property
+    @abstractmethod
     def name(self) -> str:
         """How a user asks for it: `gpt2`, `byte`, `char`, `bpe:4096`."""
-        ...
 
     @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def eot_id(self) -> int:
-        """The id that opens every document."""
-        ...
-
-    @property
+    @abstractmethod
     def fingerprint(self) -> str:
-        """Equal exactly when two tokenizers give the same ids for every text."""
-        ...
+        """A sha256 in hexadecimal, equal exactly when two tokenizers give the same ids for every text."""
+
+    @abstractmethod
+    def encode_to_numpy(self, text: str) -> Ids:
+        """Ids of one text, 1-D, possibly read-only. Like `encode`, without a Python object per token."""
+
+    @abstractmethod
+    def save(self, folder: Path, model_max_length: int | None = None) -> None:
+        """Write the files from which `transformers.AutoTokenizer` and `load_tokenizer` build it again.
+
+        `model_max_length` is the model's context in tokens: `transformers` warns of longer texts and cuts them there
+        where it is asked to truncate.
+        """
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._tokens)
 
     def encode(self, text: str) -> list[int]:
-        """Ordinary text, also where it spells a special token. Raises DataError where a character has no id."""
-        ...
+        """Ordinary text, also where it spells a special token. Raises DataError where a character has no id.
 
-    def encode_documents(self, texts: Sequence[str]) -> list[npt.NDArray[np.uint32]]:
-        """Ids of many documents, each 1-D, without `<|endoftext|>`."""
-        ...
+        Lone surrogates (bytes of the command line or of a file that were not UTF-8) count as U+FFFD.
+        """
+        ids: list[int] = self.encode_to_numpy(text).tolist()
+        return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; bytes that are not UTF-8 become U+FFFD. `<|endoftext|>` is spelt out."""
-        ...
+    def encode_documents(self, texts: Sequence[str]) -> list[Ids]:
+        """Ids of many documents, each 1-D and possibly read-only, without `<|endoftext|>`."""
+        return [self.encode_to_numpy(text) for text in texts]
 
-    def decode_bytes(self, ids: Sequence[int]) -> bytes:
-        """The exact bytes of ids, for streaming and for bits per byte."""
-        ...
+    def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
+        """Text of ids, `<|endoftext|>` spelt out, bytes that are not UTF-8 as U+FFFD. Raises like `decode_bytes`."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
-    def save(self, folder: Path) -> None:
-        """Write the files from which `transformers.AutoTokenizer` and `load_tokenizer` build it again."""
-        ...
+    def decode_bytes(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> bytes:
+        """The exact bytes of ids, for streaming and for bits per byte. Raises DataError for an id that is none."""
+        numbers: Sequence[int] = ids.tolist() if isinstance(ids, np.ndarray) else ids
+        if all(0 <= number < len(self._tokens) for number in numbers):
+            return b"".join([self._tokens[number] for number in numbers])
+        stranger = next(number for number in numbers if not 0 <= number < len(self._tokens))
+        raise DataError(
+            f"token id {stranger} is not one of the {self.vocab_size} of tokenizer {self.name}",
+            "the ids come from another tokenizer, or from a padded vocabulary that was not masked",
+        )
+
+
+def well_formed(text: str) -> str:
+    """`text` with surrogate pairs joined and lone surrogates, which have no UTF-8, replaced by U+FFFD."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
