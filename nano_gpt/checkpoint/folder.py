@@ -35,6 +35,7 @@ def write_model_folder(
     """Fill the existing `folder`. `state` is a GPT's state dict; `extra` are more keys for config.json."""
     save_file(to_hf(state, config), folder / WEIGHTS, metadata={"format": "pt"})
     _write_json(folder / CONFIG, {**to_hf_config(config, tokenizer.eot_id), **(extra or {})})
+    (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors lets nobody else read what it writes
     _write_json(folder / GENERATION_CONFIG, {"bos_token_id": tokenizer.eot_id, "eos_token_id": tokenizer.eot_id})
     tokenizer.save(folder, config.n_positions)
 

@@ -20,6 +20,9 @@ _MEANING = {
     409: ("says that somebody changed the repository meanwhile", "run the command again"),
     429: ("has had too many requests", "wait some minutes, then run the command again"),
 }
+# By name, because these classes are of the HTTP library that huggingface_hub happens to use.
+_UNREACHABLE = {"ConnectError", "ConnectTimeout", "ProxyError"}
+_CUT = {"ReadTimeout", "WriteTimeout", "ReadError", "WriteError", "RemoteProtocolError", "ConnectionResetError"}
 
 
 def check_repo_id(name: str) -> None:
@@ -81,16 +84,9 @@ def hub_error(error: BaseException, doing: str) -> NetworkError:
         if isinstance(cause, HfHubHTTPError):
             return _refusal(cause.response.status_code, cause.server_message, doing)
     names = {type(cause).__name__ for cause in _chain(error)}
-    if names & {"ConnectError", "ConnectTimeout", "ProxyError"}:
+    if names & _UNREACHABLE:
         return NetworkError(f"{doing}: {constants.ENDPOINT} cannot be reached", "check the network (and HF_ENDPOINT)")
-    if names & {
-        "ReadTimeout",
-        "WriteTimeout",
-        "ReadError",
-        "WriteError",
-        "RemoteProtocolError",
-        "ConnectionResetError",
-    }:
+    if names & _CUT:
         return NetworkError(f"{doing}: the connection to {constants.ENDPOINT} was cut", "run the command again")
     if isinstance(error, (ValueError, KeyError)):
         return NetworkError(
@@ -103,7 +99,7 @@ def _refusal(status: int, server_message: str | None, doing: str) -> NetworkErro
     meaning, hint = _MEANING.get(status, ("refuses", None))
     if status >= 500:
         meaning, hint = "is out of order", "try again later; what has arrived is not sent again"
-    said = f": {_one_line(server_message)}" if server_message else ""
+    said = f": {_one_line('; '.join(server_message.splitlines()))}" if server_message else ""
     return NetworkError(f"{doing}: the hub {meaning} (HTTP {status}){said}", hint)
 
 

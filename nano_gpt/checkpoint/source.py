@@ -123,11 +123,13 @@ def _from_folder(folder: Path, repo_id: str | None = None) -> LoadedModel:
 
 
 def _untrained(preset: str, seed: int) -> LoadedModel:
+    shape = preset_values(preset)["model"]
     tokenizer = load_tokenizer("gpt2")
-    values = {**preset_values(preset)["model"], "vocab_size": tokenizer.vocab_size}
     torch.manual_seed(derive_seed(seed, "weights"))
     logger.info(f"model: {preset} with untrained weights")
-    return LoadedModel(GPT(build(GPTConfig, values)).eval(), tokenizer, f"untrained {preset}")
+    return LoadedModel(
+        GPT(build(GPTConfig, {**shape, "vocab_size": tokenizer.vocab_size})).eval(), tokenizer, f"untrained {preset}"
+    )
 
 
 def _pretrained(name: str) -> LoadedModel:

@@ -46,12 +46,15 @@ def export(loaded: LoadedModel, folder: Path, *, overwrite: bool = False) -> Exp
     _check_target(target, loaded.folder, overwrite=overwrite)
     if loaded.folder is not None and (loaded.folder / MANIFEST).is_file():
         verify(loaded.folder)
-    with atomic_directory(target) as temporary:
-        write_model_folder(temporary, loaded.model.config, loaded.model.state_dict(), loaded.tokenizer)
-        difference, tokens = compare_with_transformers(loaded, temporary)
-        (temporary / README).write_text(model_card(loaded), encoding="utf-8")
-        _write_sums(temporary)
-        files = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
+    try:
+        with atomic_directory(target) as temporary:
+            write_model_folder(temporary, loaded.model.config, dict(loaded.model.state_dict()), loaded.tokenizer)
+            difference, tokens = compare_with_transformers(loaded, temporary)
+            (temporary / README).write_text(model_card(loaded), encoding="utf-8")
+            _write_sums(temporary)
+            files = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
+    except OSError as error:
+        raise CheckpointError(f"{target} cannot be written: {error.strerror or error}") from error
     return ExportReport(folder, files, difference, tokens)
 
 

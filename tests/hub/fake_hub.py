@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
 
 TOKEN, USER = "hf_test_token", "user"
 
@@ -121,6 +122,8 @@ class _Handler(BaseHTTPRequestHandler):
             if self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 return self._json({"error": "Invalid credentials in Authorization header"}, 401)
             return self._json({"name": USER, "type": "user", "orgs": []})
+        if path == "/api/validate-yaml":
+            return self._validate_card(json.loads(body)["content"])
         if path == "/api/repos/create":
             return self._create(json.loads(body))
         match = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(preupload|commit|revision|tree)/([^/]+))?", path)
@@ -140,6 +143,13 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             assert isinstance(failure, int)
             self._json({"error": f"refused with {failure}"}, failure)
+
+    def _validate_card(self, text: str) -> None:
+        front = yaml.safe_load(text.split("---\n")[1]) if text.startswith("---\n") else {}
+        if front.get("license", "mit") not in ("mit", "apache-2.0", "other"):
+            fault = {"message": f'"license" must be one of [mit, apache-2.0, other], not {front["license"]}'}
+            return self._json({"error": "Invalid metadata", "errors": [fault], "warnings": []}, 400)
+        self._json({"errors": [], "warnings": []})
 
     def _create(self, values: dict[str, Any]) -> None:
         repo_id = f"{values['organization']}/{values['name']}"
