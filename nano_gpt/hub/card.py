@@ -6,70 +6,25 @@ run's settings only names and numbers are told, never paths: those tell who work
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import yaml
 
 from nano_gpt.checkpoint.source import LoadedModel
-from nano_gpt.config import RunConfig, build
-from nano_gpt.config.loading import read_yaml
 from nano_gpt.config.model import GPTConfig
-from nano_gpt.errors import ConfigError
-from nano_gpt.runtime.logs import logger
+from nano_gpt.data import fineweb
+from nano_gpt.hub.record import Event, TrainingRecord, is_number, training_record
 
-# Corpora by their names here -> on the hub.
-_HUB_DATASETS = {"finewebedu": "HuggingFaceFW/fineweb-edu"}
+_HUB_DATASETS = {"finewebedu": fineweb.REPOSITORY}
 _CURVE_POINTS = 10  # rows in the table of validation losses
-_SCORES = ("accuracy", "acc", "acc_norm")
-
-Event = dict[str, Any]  # one line of metrics.jsonl
-
-
-@dataclass(frozen=True)
-class TrainingRecord:
-    """What is known of the run that made a checkpoint; everything but the step may be missing."""
-
-    step: int
-    tokens: int | None = None
-    validation_loss: float | None = None
-    config: RunConfig | None = None
-    validation: tuple[Event, ...] = ()
-    """Validation losses up to this step, in order."""
-    hellaswag: Event | None = None
-    """The last HellaSwag score up to this step."""
-
-
-def training_record(loaded: LoadedModel) -> TrainingRecord | None:
-    """From the checkpoint's state and, where it lies in a run folder, from that run. None for an imported model."""
-    state = loaded.trainer_state
-    if state is None or loaded.folder is None or not isinstance(state.get("step"), int):
-        return None
-    step: int = state["step"]
-    config, events = None, []
-    checkpoints = loaded.folder.resolve().parent
-    if checkpoints.name == "checkpoints":
-        config = _run_config(checkpoints.parent / "config.yaml")
-        events = [event for event in _events(checkpoints.parent / "metrics.jsonl") if event["step"] <= step]
-    validation = [event for event in events if event["kind"] == "val" and _is_number(event.get("loss"))]
-    hellaswag = [event for event in events if event["kind"] == "hellaswag"]
-    loss = state.get("validation_loss")
-    if loss is None and validation:
-        loss = validation[-1]["loss"]
-    tokens = state.get("tokens")
-    if tokens is None and config is not None:
-        tokens = step * config.training.total_batch_size
-    return TrainingRecord(
-        step=step,
-        tokens=tokens,
-        validation_loss=float(loss) if _is_number(loss) else None,
-        config=config,
-        validation=tuple(validation),
-        hellaswag=hellaswag[-1] if hellaswag else None,
-    )
+# Fields of a HellaSwag event -> the rule that made them: scores by different rules do not compare.
+_RULES = {
+    "accuracy": "mean per token, as build-nanogpt scores",
+    "acc": "lm-eval's `acc`",
+    "acc_norm": "lm-eval's `acc_norm`",
+}
+_ERRORS = {"accuracy": "stderr", "acc": "acc_stderr", "acc_norm": "acc_norm_stderr"}
 
 
 def model_card(loaded: LoadedModel) -> str:
@@ -118,9 +73,8 @@ def _front_matter(loaded: LoadedModel, record: TrainingRecord | None, title: str
     }
     if record is None and loaded.repo_id is not None:
         values["base_model"] = loaded.repo_id
-    dataset = _dataset(record)
-    if dataset in _HUB_DATASETS:
-        values["datasets"] = [_HUB_DATASETS[dataset]]
+    if hub_dataset := _hub_dataset(record):
+        values["datasets"] = [hub_dataset]
     if record is not None and (results := _index_results(record)):
         values["model-index"] = [{"name": title, "results": results}]
     return values
@@ -131,9 +85,8 @@ def _index_results(record: TrainingRecord) -> list[dict[str, Any]]:
     results = []
     dataset = _dataset(record)
     if record.validation_loss is not None and dataset is not None:
-        results.append(
-            _result(_HUB_DATASETS.get(dataset, dataset), dataset, {"validation loss": record.validation_loss}, "loss")
-        )
+        loss = {"validation loss": record.validation_loss}
+        results.append(_result(_hub_dataset(record) or dataset, dataset, loss, "loss"))
     if scores := _scores(record):
         results.append(_result("Rowan/hellaswag", "HellaSwag", scores, "accuracy"))
     return results
@@ -199,21 +152,29 @@ def _training(record: TrainingRecord) -> str:
 def _results(record: TrainingRecord) -> str:
     parts = []
     if record.validation_loss is not None:
-        parts.append(f"Validation loss: {record.validation_loss:.4f} nats per token.")
-    if scores := _scores(record):
-        assert record.hellaswag is not None
-        total = f" on {record.hellaswag['total']:,} items" if isinstance(record.hellaswag.get("total"), int) else ""
-        told = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        parts.append(f"HellaSwag{total}: {told}.")
+        density = record.validation[-1].get("bits_per_byte") if record.validation else None
+        per_byte = f", {density:.4f} bits per byte" if is_number(density) else ""
+        parts.append(f"Validation loss: {record.validation_loss:.4f} nats per token{per_byte}.")
     if len(record.validation) > 1:
         rows = [(f"{event['step']:,}", f"{event['loss']:.4f}") for event in _thinned(record.validation)]
         parts.append(_table(("step", "validation loss"), rows))
+    if scores := _scores(record):
+        parts.append(_hellaswag(scores, record.hellaswag or {}))
     return "\n\n".join(parts)
+
+
+def _hellaswag(scores: dict[str, float], event: Event) -> str:
+    total = f", {event['total']:,} items" if isinstance(event.get("total"), int) else ""
+    rows = []
+    for name, value in scores.items():
+        error = event.get(_ERRORS[name])
+        rows.append((_RULES[name], f"{value:.4f} ± {error:.4f}" if is_number(error) else f"{value:.4f}"))
+    return _table((f"HellaSwag{total}", "accuracy"), rows)
 
 
 def _scores(record: TrainingRecord) -> dict[str, float]:
     event = record.hellaswag or {}
-    return {name: float(event[name]) for name in _SCORES if _is_number(event.get(name))}
+    return {name: float(event[name]) for name in _RULES if is_number(event.get(name))}
 
 
 def _thinned(events: tuple[Event, ...]) -> list[Event]:
@@ -242,30 +203,8 @@ def _dataset(record: TrainingRecord | None) -> str | None:
     return name if name and not set(name) & set("/\\`|\n") else "own text"
 
 
-def _run_config(path: Path) -> RunConfig | None:
-    if not path.is_file():
+def _hub_dataset(record: TrainingRecord | None) -> str | None:
+    """The corpus by its name on the hub, if it is from there."""
+    if record is None or record.config is None or record.config.data.files:
         return None
-    try:
-        return build(RunConfig, read_yaml(path))
-    except ConfigError as error:
-        logger.warning(f"model card: {path} is not used: {error.message}")
-        return None
-
-
-def _events(path: Path) -> list[Event]:
-    """The lines of metrics.jsonl that are whole; the last one of a killed run may not be."""
-    if not path.is_file():
-        return []
-    events = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and isinstance(event.get("kind"), str) and isinstance(event.get("step"), int):
-            events.append(event)
-    return events
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return _HUB_DATASETS.get(record.config.data.dataset)

@@ -148,8 +148,9 @@ class _Handler(BaseHTTPRequestHandler):
         front = yaml.safe_load(text.split("---\n")[1]) if text.startswith("---\n") else {}
         if front.get("license", "mit") not in ("mit", "apache-2.0", "other"):
             fault = {"message": f'"license" must be one of [mit, apache-2.0, other], not {front["license"]}'}
-            return self._json({"error": "Invalid metadata", "errors": [fault], "warnings": []}, 400)
-        self._json({"errors": [], "warnings": []})
+            self._json({"error": "Invalid metadata", "errors": [fault], "warnings": []}, 400)
+        else:
+            self._json({"errors": [], "warnings": []})
 
     def _create(self, values: dict[str, Any]) -> None:
         repo_id = f"{values['organization']}/{values['name']}"

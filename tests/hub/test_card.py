@@ -13,14 +13,15 @@ from huggingface_hub import ModelCard
 
 from nano_gpt.checkpoint.source import LoadedModel, load_model
 from nano_gpt.config import RunConfig, resolve
-from nano_gpt.hub.card import model_card, training_record
+from nano_gpt.hub.card import model_card
+from nano_gpt.hub.record import training_record
 from nano_gpt.tokenizer import load_tokenizer
 
 EVENTS: list[dict[str, Any]] = [
     *({"kind": "val", "step": step, "tokens": step * 10, "loss": 5.0 - step / 100} for step in range(0, 200, 10)),
     {"kind": "train", "step": 39, "tokens": 400, "loss": 4.0},
     {"kind": "hellaswag", "step": 20, "tokens": 0, "accuracy": 0.25, "total": 100},
-    {"kind": "hellaswag", "step": 40, "tokens": 0, "accuracy": 0.2955, "total": 10042},
+    {"kind": "hellaswag", "step": 40, "tokens": 0, "accuracy": 0.2955, "total": 10042, "stderr": 0.00455, "acc": None},
     {"kind": "hellaswag", "step": 180, "tokens": 0, "accuracy": 0.9, "total": 10042},
 ]
 
@@ -51,7 +52,8 @@ def test_a_trained_model(tmp_path: Path, fineweb: RunConfig) -> None:
     }
     assert "trained on `finewebedu`" in text and "It is a base model" in text
     assert "| steps | 40 |" in text and f"| tokens | {40 * 524288:,} |" in text
-    assert "HellaSwag on 10,042 items: accuracy 0.2955." in text
+    assert "| HellaSwag, 10,042 items | accuracy |" in text
+    assert "| mean per token, as build-nanogpt scores | 0.2955 ± 0.0046 |" in text
     assert "| 40 | 4.6000 |" in text and "| 50 |" not in text, "the curve ends with the checkpoint"
     assert "AutoModelForCausalLM" in text and "nano-gpt sample --pretrained" in text
 
