@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,9 @@ from nano_gpt.inference.sampling import (
     uniforms,
 )
 
-finite = st.floats(-50, 50, width=32)
+in_its_time = settings(deadline=None)  # the first call of a kernel is slow
+
+finite = st.integers(-3200, 3200).map(lambda n: n / 64)  # a grid, so that ties are ties at every temperature
 rows_of_logits = (
     st.integers(1, 12)
     .flatmap(lambda size: st.lists(st.lists(finite, min_size=size, max_size=size), min_size=1, max_size=4))
@@ -30,6 +33,7 @@ def kept(logits: Tensor) -> Tensor:
     return logits > -torch.inf
 
 
+@in_its_time
 @given(rows_of_logits, st.integers(1, 20))
 def test_top_k_keeps_the_k_largest(logits: Tensor, k: int) -> None:
     mask = kept(apply_top_k(logits, k))
@@ -38,6 +42,7 @@ def test_top_k_keeps_the_k_largest(logits: Tensor, k: int) -> None:
         assert torch.equal(keep, row >= smallest)
 
 
+@in_its_time
 @given(rows_of_logits, st.floats(0.01, 0.99))
 def test_top_p_keeps_the_smallest_set(logits: Tensor, p: float) -> None:
     mask = kept(apply_top_p(logits, p))
@@ -48,6 +53,7 @@ def test_top_p_keeps_the_smallest_set(logits: Tensor, p: float) -> None:
         assert len(chosen) == len(probabilities) or chosen.min() >= probabilities[~keep].max() - 1e-6
 
 
+@in_its_time
 @given(rows_of_logits, anywhere, st.sampled_from([1, 3, None]), st.floats(0.05, 1.0), st.floats(0, 5), st.data())
 def test_a_masked_token_is_never_drawn(
     logits: Tensor, uniform: float, k: int | None, p: float, temperature: float, data: st.DataObject
@@ -60,6 +66,21 @@ def test_a_masked_token_is_never_drawn(
     if k is not None:
         allowed = kept(apply_top_k(masked, k))
         assert allowed[torch.arange(len(ids)), ids].all()
+
+
+def test_top_p_on_the_edge_takes_no_token_more() -> None:
+    assert kept(apply_top_p(torch.zeros(1, 4), 0.5)).sum() == 2  # 1/4 + 1/4 is enough
+
+
+def test_a_scan_that_rounds_out_of_order_never_reaches_a_masked_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU adds in parallel, so its running sum may rise and fall by a rounding where the probability is 0."""
+    logits = torch.full((1, 100), -torch.inf)
+    logits[0, [20, 50, 80]] = 0.0
+    jitter = 1e-3 * torch.randn(1, 100, generator=torch.Generator().manual_seed(0))
+    scan = torch.Tensor.cumsum
+    monkeypatch.setattr(torch.Tensor, "cumsum", lambda self, dim: scan(self, dim) + jitter)
+    drawn = {int(draw(logits, torch.tensor([u]))) for u in torch.linspace(0, 1, 3001).tolist()}
+    assert drawn == {20, 50, 80}
 
 
 def test_the_ends_of_the_range_never_reach_a_masked_token() -> None:
@@ -83,15 +104,18 @@ def test_frequencies_are_the_softmax() -> None:
         assert ((counts - expected) ** 2 / expected).sum() < 20.5
 
 
+@in_its_time
 @given(rows_of_logits, anywhere)
 def test_temperature_zero_is_argmax_and_a_tiny_one_nearly(logits: Tensor, uniform: float) -> None:
     noise = torch.full((len(logits),), uniform)
     assert torch.equal(sample(logits, noise, temperature=0.0), logits.argmax(-1))
-    cold = sample(logits, noise, temperature=1e-45)
+    assert not apply_temperature(logits, 1e-300).isnan().any()  # 0 in fp32
+    cold = sample(logits, noise, temperature=1e-300)
     best = logits.amax(-1)
     assert (best - logits.gather(1, cold[:, None])[:, 0] < 1e-3).all()
 
 
+@in_its_time
 @given(rows_of_logits, st.floats(0.1, 10))
 def test_temperature_scales_differences(logits: Tensor, temperature: float) -> None:
     scaled = apply_temperature(logits, temperature).softmax(-1)
@@ -110,12 +134,12 @@ def test_broken_logits_are_marked_row_by_row() -> None:
 
 
 def test_half_precision_logits_are_drawn_in_single() -> None:
-    logits = torch.randn(2, 50, generator=torch.Generator().manual_seed(0)).bfloat16()
-    noise = torch.tensor([0.3, 0.9])
+    logits = torch.randn(500, 50, generator=torch.Generator().manual_seed(0)).bfloat16()
+    noise = torch.rand(500, generator=torch.Generator().manual_seed(1))
     assert torch.equal(sample(logits, noise), sample(logits.float(), noise))
 
 
-@settings(max_examples=20)
+@in_its_time
 @given(st.integers(0, 2**64), st.integers(1, 6), st.integers(1, 40))
 def test_a_row_of_numbers_depends_on_seed_and_row_alone(seed: int, rows: int, steps: int) -> None:
     large = uniforms(seed, 6, 40)
