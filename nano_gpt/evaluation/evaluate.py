@@ -92,7 +92,7 @@ def _validation_set(loaded: LoadedModel, request: Request, run: RunConfig | None
     there, ours = prepared.manifest, loaded.tokenizer
     if there.tokenizer_fingerprint != ours.fingerprint:
         raise DataError(
-            f"{folder} was made with the tokenizer {there.tokenizer} ({there.tokenizer_fingerprint[:12]}), "
+            f"{prepared.folder} was made with the tokenizer {there.tokenizer} ({there.tokenizer_fingerprint[:12]}), "
             f"the model reads {ours.name} ({ours.fingerprint[:12]})",
             f"prepare it with the model's: nano-gpt prepare_dataset --dataset {config.dataset} "
             f"--tokenizer {loaded.folder or ours.name} --dataset-dir ANOTHER; then eval with that --dataset-dir",
@@ -101,7 +101,7 @@ def _validation_set(loaded: LoadedModel, request: Request, run: RunConfig | None
 
 
 def _prepared_folder(config: DataConfig) -> Path:
-    """A finished set as it stands, also where the files that it was made from are gone; else what `train` would make."""
+    """A finished set as it stands, also where the files that it was made from are gone; else as `train` makes it."""
     folder = prepared_folder(config)
     return folder if (folder / MANIFEST).is_file() else ensure_prepared(config).folder
 
@@ -136,7 +136,7 @@ def _hellaswag(
     except NanoGPTError as error:
         if required:
             raise
-        logger.info(f"hellaswag: skipped: {error.message}")
+        logger.info(f"hellaswag: skipped: {error.message}; {error.hint}")
         return None
 
 

@@ -111,8 +111,9 @@ class HellaSwagTest:
         """This rank's items in their order. `batch_size` is rows, an ending under one rendering each."""
         rows = [row for item in self._items for row in item.rows]
         sums = log_likelihoods(model, rows, batch_size=batch_size, dtype=dtype, progress=progress)
-        ends = np.cumsum([len(item.rows) for item in self._items])
-        return [item.scores(part) for item, part in zip(self._items, np.split(sums, ends[:-1]), strict=True)]
+        ends = np.cumsum([len(item.rows) for item in self._items], dtype=np.int64)
+        parts = np.split(sums, ends)[:-1]  # the last one is what follows the last item: nothing
+        return [item.scores(part) for item, part in zip(self._items, parts, strict=True)]
 
     def evaluate(
         self,

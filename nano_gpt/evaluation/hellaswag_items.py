@@ -113,7 +113,7 @@ def _read_hub(samples: int | None) -> list[Item]:
         with _offline(unreachable is not None):
             rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(HUB_ID, split=HUB_SPLIT)
     except OSError as error:  # ConnectionError, or FileNotFoundError for what is not in the cache
-        raise NetworkError(f"HellaSwag: {unreachable or error}", REMEDY) from None
+        raise NetworkError(str(unreachable or error), REMEDY) from None
     items: list[Item] = []
     for index, row in enumerate(rows):
         if samples is not None and len(items) == samples:
