@@ -117,7 +117,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)  # torch.save, when it failed, holds its file open
 
 
 def write_bytes(path: Path) -> None:
