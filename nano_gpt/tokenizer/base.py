@@ -74,7 +74,7 @@ class Tokenizer(ABC):
     def decode_bytes(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> bytes:
         """The exact bytes of ids, for streaming and for bits per byte. Raises DataError for an id that is none."""
         numbers: Sequence[int] = ids.tolist() if isinstance(ids, np.ndarray) else ids
-        if all(0 <= number < len(self._tokens) for number in numbers):
+        if len(numbers) == 0 or (min(numbers) >= 0 and max(numbers) < len(self._tokens)):
             return b"".join([self._tokens[number] for number in numbers])
         stranger = next(number for number in numbers if not 0 <= number < len(self._tokens))
         raise DataError(

@@ -7,6 +7,7 @@ the one file is read here, under tiktoken's name for it and checked by tiktoken'
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -83,7 +84,8 @@ def _write_cached(folder: Path | None, content: bytes) -> None:
         temporary.write_bytes(content)
         temporary.replace(folder / VOCABULARY_FILE)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         logger.warning(f"GPT-2's vocabulary could not be kept in {folder}: {error.strerror}")
 
 

@@ -168,6 +168,8 @@ def read_tokenizer_json(path: Path) -> ByteLevelFiles | CharFiles:
         raise _refused(path, f"{where + ': ' if where else ''}{problem['msg']}") from None
     model, split = content.model, content.pre_tokenizer or {}
     vocabulary = {**model.vocab, **{token.content: token.id for token in content.added_tokens}}
+    if strangers := [token.content for token in content.added_tokens if token.content != END_OF_TEXT]:
+        raise _refused(path, f"it has special tokens besides {END_OF_TEXT}: {strangers[0]!r}")
     if content.normalizer is not None:
         raise _refused(path, "it normalizes text")
     if model.type == "WordLevel":
