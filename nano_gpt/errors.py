@@ -34,7 +34,7 @@ class NetworkError(NanoGPTError):
     """Something must come from a network that cannot be reached."""
 
 
-class Interrupted(NanoGPTError):
+class Interrupted(NanoGPTError):  # noqa: N818 (no error: the user wished it)
     """A run was asked to stop by a signal, and has saved; the process exits with 128 + the signal's number."""
 
     def __init__(self, message: str, hint: str, signal_number: int) -> None:

@@ -67,7 +67,7 @@ class CheckpointStore:
             save_file(checkpoint.optimizer, temporary / OPTIMIZER)
             (temporary / STATE).write_text(json.dumps(checkpoint.state, indent=2, allow_nan=False), encoding="utf-8")
             files = [file.relative_to(temporary) for file in sorted(temporary.rglob("*")) if file.is_file()]
-            manifest = {file.as_posix(): {"bytes": size(temporary / file), "sha256": sha256(temporary / file)} for file in files}
+            manifest = {file.as_posix(): _describe(temporary / file) for file in files}
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         write_text(self.folder / "latest", path.name + "\n")
         if best:
@@ -91,7 +91,9 @@ class CheckpointStore:
                 logger.warning(f"{error.message}: trying the one before")
             else:
                 return self.path(step)
-        raise CheckpointError(f"there is no whole checkpoint in {self.folder}", "start the run anew in another --run-dir")
+        raise CheckpointError(
+            f"there is no whole checkpoint in {self.folder}", "start the run anew in another --run-dir"
+        )
 
     def abandon_after(self, step: int) -> None:
         """A run that goes on from `step` leaves the later checkpoints behind, under another name."""
@@ -112,8 +114,8 @@ def verify(path: Path) -> None:
         file = path / name
         if not file.is_file():
             raise CheckpointError(f"{file} is missing")
-        if size(file) != entry["bytes"]:
-            raise CheckpointError(f"{file} holds {size(file):,} of {entry['bytes']:,} bytes")
+        if (size := file.stat().st_size) != entry["bytes"]:
+            raise CheckpointError(f"{file} holds {size:,} of {entry['bytes']:,} bytes")
         if sha256(file) != entry["sha256"]:
             raise CheckpointError(f"{file} is not what was written: its sha256 differs")
 
@@ -129,5 +131,5 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(dict(read_model_folder(path).state_dict()), optimizer, state)
 
 
-def size(path: Path) -> int:
-    return path.stat().st_size
+def _describe(file: Path) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}

@@ -1,1 +1,1 @@
-"""One module per subcommand: declare options, call one library function, print. Nothing heavy is imported until it runs."""
+"""One module per subcommand: declare options, call one library function, print. Heavy imports wait until it runs."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -16,6 +16,7 @@ from nano_gpt import __version__
 from nano_gpt.cli.config import config
 from nano_gpt.cli.eval import eval_
 from nano_gpt.cli.export import export
+from nano_gpt.cli.plot import plot
 from nano_gpt.cli.prepare_dataset import prepare_dataset
 from nano_gpt.cli.sample import sample
 from nano_gpt.cli.train import train
@@ -34,13 +35,14 @@ app = typer.Typer(
     },
 )
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "prepare_dataset": prepare_dataset,
     "train": train,
     "sample": sample,
     "eval": eval_,
     "export": export,
     "upload": upload,
+    "plot": plot,
     "config": config,
 }
 for _name, _function in COMMANDS.items():

@@ -13,7 +13,7 @@ MODEL = "Which model"
 
 Pretrained = Annotated[
     str | None,
-    typer.Option(help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, a folder, or a hub id user/name.", rich_help_panel=MODEL),
+    typer.Option(help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, a folder or a hub id user/name.", rich_help_panel=MODEL),
 ]
 Checkpoint = Annotated[
     Path | None,

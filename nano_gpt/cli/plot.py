@@ -14,7 +14,7 @@ def plot(
 ) -> None:
     """Draw loss, validation loss and learning rate.
 
-        nano-gpt plot runs/a runs/b -o curves.png
+    nano-gpt plot runs/a runs/b -o curves.png
     """
     from nano_gpt.training.plot import plot_runs
 

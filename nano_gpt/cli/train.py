@@ -29,7 +29,7 @@ def train(
         str | None,
         typer.Option(
             metavar="[PATH]",
-            help="Go on with a run: alone, with --run-dir or else the newest in runs/; or a run folder or a checkpoint.",
+            help="Go on with --run-dir, or else the newest run in runs/; or with the run or the checkpoint named.",
             rich_help_panel=KEEP,
         ),
     ] = None,
@@ -46,9 +46,7 @@ def train(
     micro_batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows per forward on one rank.", rich_help_panel=BATCH)
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=BATCH)
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=BATCH)] = None,
     dtype: Annotated[
         Literal["auto", "bf16", "fp32"] | None,
         typer.Option(help="Precision of matrix products; auto: bf16 where the hardware has it.", rich_help_panel=BATCH),
@@ -90,7 +88,9 @@ def train(
     sample_max_length: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a sample, prompt included.", rich_help_panel=MEASURE)
     ] = None,
-    sample_seed: Annotated[int | None, typer.Option(min=0, help="Seed of the samples.", rich_help_panel=MEASURE)] = None,
+    sample_seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the samples.", rich_help_panel=MEASURE)
+    ] = None,
     log_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps between log lines.", rich_help_panel=MEASURE)
     ] = None,
@@ -98,7 +98,8 @@ def train(
         int | None, typer.Option(min=1, help="Steps between checkpoints.", rich_help_panel=KEEP)
     ] = None,
     checkpoint_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the checkpoints.", show_default="RUN/checkpoints", rich_help_panel=KEEP)
+        Path | None,
+        typer.Option(help="Folder of the checkpoints.", show_default="RUN/checkpoints", rich_help_panel=KEEP),
     ] = None,
     log_file: Annotated[
         Path | None, typer.Option(help="Log lines, appended.", show_default="RUN/train.log", rich_help_panel=KEEP)
@@ -122,7 +123,9 @@ def train(
     checkpoint = None
     if resume:
         if dataset or model or recipe or config:
-            raise ConfigError("--resume goes on with the run's own settings", "leave out --dataset, --model, --recipe, --config")
+            raise ConfigError(
+                "--resume goes on with the run's own settings", "leave out --dataset, --model, --recipe, --config"
+            )
         run_dir, checkpoint = find_run(resume, run_dir)
         config = run_dir / "config.yaml"
     elif not (dataset or recipe or config):

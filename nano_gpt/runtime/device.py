@@ -81,7 +81,7 @@ def _multiplies_bf16(device: torch.device) -> bool:
 
 def _cpu_flag(probe: str) -> bool:
     function = getattr(torch.cpu, probe, None)  # private, and not there in every build
-    return bool(function and function())
+    return function is not None and bool(function())
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:

@@ -29,7 +29,7 @@ class _ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def set_up(*, main_rank: bool = True, debug: bool = False) -> None:
-    """Call once per process. Other ranks print warnings only; `extra={"file_only": True}` keeps a line off the console."""
+    """Call once per process. Other ranks print warnings only; `extra={"file_only": True}` keeps a line off screen."""
     logger.handlers.clear()
     handler = _ConsoleHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))

@@ -9,7 +9,7 @@ import torch
 from nano_gpt.config import RunConfig
 from nano_gpt.data.loader import evaluation_batches
 from nano_gpt.data.manifest import PreparedSet
-from nano_gpt.evaluation.hellaswag import Item, evaluate_hellaswag
+from nano_gpt.evaluation.hellaswag import HellaSwagTest
 from nano_gpt.evaluation.validation import validation_loss
 from nano_gpt.inference.text import sample_texts
 from nano_gpt.model.gpt import GPT
@@ -53,8 +53,8 @@ class ValidationLoss:
             subject.ranks.world_size,
             None if steps is None else steps * self.config.windows_per_step,
         )
-        with autocast(subject.device, subject.dtype):
-            result = validation_loss(subject.model, batches, bytes_per_token=self.prepared.bytes_per_token("validation"))
+        density = self.prepared.bytes_per_token("validation")
+        result = validation_loss(subject.model, batches, bytes_per_token=density, dtype=subject.dtype)
         state.record_validation(result.loss)
         self.metrics.record("val", state.step, loss=result.loss, bits_per_byte=result.bits_per_byte)
 
@@ -64,14 +64,12 @@ class HellaSwag:
     """Accuracy on the same items every time, shared out over the ranks."""
 
     subject: Subject
-    items: list[Item]
+    test: HellaSwagTest
     batch_size: int
     metrics: Metrics
 
     def __call__(self, state: RunState) -> None:
-        subject = self.subject
-        with autocast(subject.device, subject.dtype):
-            result = evaluate_hellaswag(subject.model, subject.tokenizer, self.items, batch_size=self.batch_size, ranks=subject.ranks)
+        result = self.test.evaluate(self.subject.model, batch_size=self.batch_size, dtype=self.subject.dtype)
         self.metrics.record("hellaswag", state.step, **result.fields())
 
 

@@ -36,9 +36,12 @@ class Listener(Protocol):
 class Metrics:
     """Hands every event to every listener. Ranks other than 0 have no listeners."""
 
-    def __init__(self, listeners: list[Listener], tokens_per_step: int) -> None:
-        self._listeners = listeners
+    def __init__(self, tokens_per_step: int) -> None:
+        self._listeners: list[Listener] = []
         self._tokens_per_step = tokens_per_step
+
+    def add(self, listener: Listener) -> None:
+        self._listeners.append(listener)
 
     def record(self, kind: str, step: int, **fields: Any) -> None:
         event = Event(kind, step, step * self._tokens_per_step, fields)

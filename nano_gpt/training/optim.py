@@ -46,7 +46,9 @@ def load_optimizer_tensors(optimizer: Optimizer, model: nn.Module, tensors: dict
     for name, parameter in parameters.items():
         for kind, tensor in by_name[name].items():
             if tensor.dim() and tensor.shape != parameter.shape:
-                raise CheckpointError(f"optimizer state {kind}/{name} is {tuple(tensor.shape)}, not {tuple(parameter.shape)}")
+                raise CheckpointError(
+                    f"optimizer state {kind}/{name} is {tuple(tensor.shape)}, not {tuple(parameter.shape)}"
+                )
     for name, parameter in parameters.items():
         # The step counter stays where the fused kernel keeps it: on the parameter's device, like the moments.
         optimizer.state[parameter] = {kind: tensor.to(parameter.device) for kind, tensor in by_name[name].items()}

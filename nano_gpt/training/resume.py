@@ -6,11 +6,19 @@ from pathlib import Path
 
 from nano_gpt.checkpoint.source import newest_run
 from nano_gpt.config import RunConfig
-from nano_gpt.config.loading import Values
+from nano_gpt.config.presets import Values
 from nano_gpt.errors import CheckpointError, ConfigError
 
 # What makes it another run: the network, the tokens and their order.
-_FIXED = ("model.", "data.dataset", "data.files", "data.tokenizer", "data.shuffle", "training.total_batch_size", "training.seed")
+_FIXED = (
+    "model.",
+    "data.dataset",
+    "data.files",
+    "data.tokenizer",
+    "data.shuffle",
+    "training.total_batch_size",
+    "training.seed",
+)
 
 
 def find_run(reference: str, run_dir: Path | None) -> tuple[Path, Path | None]:
@@ -28,7 +36,9 @@ def find_run(reference: str, run_dir: Path | None) -> tuple[Path, Path | None]:
         return path, None
     if path.parent.name == "checkpoints" and path.is_dir():
         return _checked(path.parent.parent), path
-    raise CheckpointError(f"{path} is neither a run folder nor a checkpoint in one", "runs/NAME or runs/NAME/checkpoints/step_NNNNNN")
+    raise CheckpointError(
+        f"{path} is neither a run folder nor a checkpoint in one", "runs/NAME or runs/NAME/checkpoints/step_NNNNNN"
+    )
 
 
 def _checked(run: Path) -> Path:

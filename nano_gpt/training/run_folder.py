@@ -1,6 +1,6 @@
 """A run's folder: what is in it, that nobody else writes to it, and what it remembers of its machine.
 
-    runs/NAME/  config.yaml  environment.json  metrics.jsonl  samples.jsonl  train.log  checkpoints/
+runs/NAME/  config.yaml  environment.json  metrics.jsonl  samples.jsonl  train.log  checkpoints/
 """
 
 from __future__ import annotations
@@ -48,19 +48,20 @@ class RunFolder:
     def release(self) -> None:
         self._lock.release()
 
-    def start(self, config: RunConfig) -> None:
-        """Write down what will run. Raises ConfigError where a run is already."""
+    def check_new(self) -> None:
+        """Raises ConfigError where a run is already."""
         if self.config_file.exists():
             raise ConfigError(
                 f"{self.path} already holds a run", f"go on with it: --resume {self.path}; or choose another --run-dir"
             )
-        self.describe(config)
 
-    def describe(self, config: RunConfig) -> None:
+    def begin(self, config: RunConfig, step: int) -> None:
+        """Write down what will run, from `step` on; what an interrupted run recorded after it is recorded again."""
         files.write_text(self.config_file, to_yaml(config))
         files.write_text(self.environment_file, json.dumps(environment(), indent=2) + "\n")
+        self._truncate_events(step)
 
-    def truncate_events(self, step: int) -> None:
+    def _truncate_events(self, step: int) -> None:
         """Drop what was recorded after `step` updates: the resumed run records it again."""
         for path in (self.metrics_file, self.samples_file):
             if path.exists():

@@ -53,7 +53,9 @@ class Trainer:
                 if stopping or self._is_due(self.config.checkpoint_steps):
                     self._save(result)
                 if stopping:
-                    raise Interrupted(f"stopped after step {self.state.step}, saved", "--resume goes on", stop.signal or 2)
+                    raise Interrupted(
+                        f"stopped after step {self.state.step}, saved", "--resume goes on", stop.signal or 2
+                    )
 
     def _train_one_step(self) -> StepResult:
         step = self.state.step

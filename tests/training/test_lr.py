@@ -15,7 +15,14 @@ def config(max_steps: int, warmup_steps: int | None = None, min_ratio: float = 0
 
 
 def test_golden_values() -> None:
-    golden = {0: 0.25, 1: 0.5, 3: 1.0, 4: 1.0, 8: 0.55, 12: 0.1}  # 4 warm-up steps, then cos over 8: 1, ..., 0.55, ..., 0.1
+    golden = {
+        0: 0.25,
+        1: 0.5,
+        3: 1.0,
+        4: 1.0,
+        8: 0.55,
+        12: 0.1,
+    }  # 4 warm-up steps, then cos over 8: 1, ..., 0.55, ..., 0.1
     assert {step: learning_rate(step, config(12, 4)) for step in golden} == pytest.approx(golden)
     assert learning_rate(6, config(12, 4)) == pytest.approx(0.1 + 0.9 * 0.8535533905932737)
 

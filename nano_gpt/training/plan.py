@@ -1,0 +1,70 @@
+"""What a run is about to spend: how a step divides over ranks and micro-batches, told before it begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from nano_gpt.config import RunConfig
+from nano_gpt.data.loader import count_windows
+from nano_gpt.data.manifest import PreparedSet
+from nano_gpt.errors import ConfigError
+from nano_gpt.runtime.logs import logger
+
+MICRO_BATCH_LIMIT = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The batch of one step as micro_batch_size x n_positions x accumulation x world_size tokens."""
+
+    config: RunConfig
+    world_size: int
+    micro_batch_size: int
+
+    @property
+    def accumulation(self) -> int:
+        return self.config.windows_per_step // (self.micro_batch_size * self.world_size)
+
+    def tell(self, prepared: PreparedSet, device: torch.device, dtype: torch.dtype) -> None:
+        """Three log lines: the model, the data, the steps."""
+        model, training = self.config.model, self.config.training
+        tokens = training.max_steps * training.total_batch_size
+        windows = count_windows(prepared.reader("train"), model.n_positions)
+        precision = "bf16" if dtype == torch.bfloat16 else "fp32"
+        threads = f" with {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+        logger.info(
+            f"model: {model.num_parameters():,} parameters ({model.num_parameters(embeddings=False):,} without "
+            f"embeddings), {model.n_layer} layers, {model.n_head} heads, {model.n_embd} wide, context "
+            f"{model.n_positions}, {precision} on {device}{threads}"
+        )
+        logger.info(
+            f"data: {prepared.folder}, {prepared.tokens('train'):,} tokens, tokenizer {prepared.manifest.tokenizer} "
+            f"({prepared.manifest.vocab_size:,} ids)"
+        )
+        logger.info(
+            f"steps: {training.max_steps:,} of {training.total_batch_size:,} tokens = {self.micro_batch_size} x "
+            f"{model.n_positions} x {self.accumulation} accumulated x {self.world_size} ranks; {tokens:,} tokens = "
+            f"{training.max_steps * self.config.windows_per_step / windows:.2f} epochs"
+        )
+
+
+def make_plan(config: RunConfig, world_size: int) -> Plan:
+    """The micro-batch that was asked for, or the largest up to 16 windows that comes out even.
+
+    Raises ConfigError where the batch does not divide, with a value that would.
+    """
+    windows, asked = config.windows_per_step, config.training.micro_batch_size
+    if windows % world_size or (asked and windows // world_size % asked):
+        unit = (asked or 1) * world_size
+        near = max(unit, round(windows / unit) * unit)
+        raise ConfigError(
+            f"total_batch_size {config.training.total_batch_size} is {windows} windows of {config.model.n_positions} "
+            f"tokens, which {world_size} ranks x micro_batch_size {asked or 1} do not divide",
+            f"--total-batch-size {near * config.model.n_positions}"
+            + (", or another --micro-batch-size" if asked else ""),
+        )
+    share = windows // world_size
+    largest = next(rows for rows in range(min(MICRO_BATCH_LIMIT, share), 0, -1) if share % rows == 0)
+    return Plan(config, world_size, asked or largest)
