@@ -139,8 +139,8 @@ def _training(record: TrainingRecord) -> str:
             "data": f"`{_dataset(record)}`" + (" (own files)" if record.config.data.files else ""),
             **rows,
             "tokens per step": f"{training.total_batch_size:,}",
-            "learning rate": f"{training.optimizer.learning_rate:g}, {training.warmup_steps} steps of warm-up, then a "
-            f"cosine to {training.lr_schedule.min_ratio:.0%} at step {training.max_steps:,}",
+            "learning rate": f"{training.optimizer.learning_rate:g} after {training.warmup_steps:,} steps of warm-up, "
+            f"then a cosine to {training.lr_schedule.min_ratio:.0%} at step {training.max_steps:,}",
             "optimizer": f"AdamW, betas {training.optimizer.beta1:g} and {training.optimizer.beta2:g}, "
             f"weight decay {training.optimizer.weight_decay:g}",
             "dropout": f"{record.config.model.dropout:g}",
