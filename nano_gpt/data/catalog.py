@@ -134,6 +134,17 @@ def prepare_command(config: DataConfig) -> str:
         words += ["--files", *map(str, config.files)]
     if config.tokenizer:
         words += ["--tokenizer", config.tokenizer]
-    if config.dataset_dir != DataConfig().dataset_dir:
-        words += ["--dataset-dir", str(config.dataset_dir)]
-    return shlex.join(words)
+    return shlex.join([*words, *_where(config)])
+
+
+def next_command(config: DataConfig) -> str:
+    """The command that trains on this set once it is prepared; your own files are found again by their name."""
+    words = ["nano-gpt", "train", "--dataset", config.dataset]
+    if config.tokenizer:
+        words += ["--set", f"data.tokenizer={config.tokenizer}"]
+    return shlex.join([*words, *_where(config)])
+
+
+def _where(config: DataConfig) -> list[str]:
+    default = DataConfig.model_fields["dataset_dir"].default
+    return [] if config.dataset_dir == default else ["--dataset-dir", str(config.dataset_dir)]

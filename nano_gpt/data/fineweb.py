@@ -72,7 +72,7 @@ def newest_commit(repository: str) -> str:
     except OfflineModeIsEnabled:
         raise NetworkError(f"{repository} must come from the hub, and HF_HUB_OFFLINE is set", hint) from None
     except HfHubHTTPError as error:
-        raise NetworkError(f"the hub refused {repository}: {error}", hint) from None
+        raise NetworkError(f"the hub refused {repository}: {error.response.status_code}", hint) from None
     except (httpx2.HTTPError, OSError) as error:
         raise NetworkError(f"cannot reach {constants.ENDPOINT} for {repository}: {error}", hint) from None
     assert sha is not None

@@ -72,7 +72,7 @@ def remove_all_but(folder: Path, manifest: Manifest | None) -> None:
     for path in stale:
         path.unlink()
     if stale:
-        logger.info(f"prepare: removed {len(stale)} shards from {folder} that belong to nothing finished")
+        logger.info(f"prepare: removed {len(stale)} unfinished or replaced shards from {folder}")
 
 
 @contextmanager

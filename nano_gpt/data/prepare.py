@@ -95,6 +95,7 @@ def _finished(config: DataConfig, folder: Path, splits: Sequence[str]) -> Prepar
     prepared = open_prepared(folder)
     source = make_source(config, prepared.manifest.revision)
     _check_same(prepared.manifest, config, source, splits, folder)
+    logger.info(f"prepare: {folder} is finished already")
     return prepared
 
 
@@ -207,7 +208,7 @@ class _Preparation:
         number, state = self._begin.state_document, self._begin.state
         documents = self._source.documents(state)
         while True:
-            batch = TextBatch([], [], [], number, state)
+            batch = TextBatch([], [], [], 0 if state is None else number, state)
             characters = 0
             while len(batch.texts) < BATCH_DOCUMENTS and characters < BATCH_CHARACTERS:
                 document = next(documents, None)

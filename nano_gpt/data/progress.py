@@ -41,9 +41,10 @@ class Progress:
     def figures(self) -> str:
         seconds = time.monotonic() - self._start
         share = f"{min(self._bytes / self._size, 1):.0%} · " if self._size else ""
+        speed = (self._bytes - self._bytes_before) / 1e6 / max(seconds, 1e-3)
         return (
             f"{share}{self._documents:,} documents · {self._tokens:,} tokens · "
-            f"{(self._bytes - self._bytes_before) / 1e6 / max(seconds, 1e-3):.1f} MB/s · {int(seconds // 60)}:{int(seconds % 60):02d}"
+            f"{speed:.1f} MB/s · {int(seconds // 60)}:{int(seconds % 60):02d}"
         )
 
     def __enter__(self) -> Self:

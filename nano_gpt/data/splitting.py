@@ -48,7 +48,9 @@ def text_hash(text: str) -> int:
 
 def cut(text: str, fraction: float) -> list[Document]:
     """One document as two. A break is looked for in the tenth of the text before the share, so as to stay near it."""
-    end = int(len(text) * (1 - fraction))
+    if len(text) < 2:
+        raise DataError("the corpus is a single character: there is nothing to keep for validation")
+    end = min(max(1, int(len(text) * (1 - fraction))), len(text) - 1)
     start = max(end - len(text) // 10, 1)
     for mark in ("\n\n", "\n"):
         at = text.rfind(mark, start, end)

@@ -36,7 +36,7 @@ class TextBatch:
     numbers: list[int]
     """Each one's place among all documents of the source."""
     first: int
-    """The place that `state` stands before."""
+    """The place that `state` stands before; 0 without a state."""
     state: State | None
 
 

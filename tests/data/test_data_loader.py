@@ -1,0 +1,162 @@
+"""Every target exactly once per epoch, in an order that knows neither ranks nor batches nor restarts."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nano_gpt.data.loader import Batch, TokenLoader, evaluation_batches, permute
+from nano_gpt.data.shards import TokenReader
+from nano_gpt.errors import ConfigError, DataError
+from nano_gpt.model.gpt import IGNORED_TARGET
+
+
+class Counting(TokenReader):
+    """Token i is i + 1, so that a target tells its place and 0 only comes from filling up."""
+
+    def __init__(self, length: int) -> None:
+        self._tokens = np.arange(1, length + 1, dtype=np.uint32)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return self._tokens[start:stop]
+
+
+def targets_of(batches: list[Batch]) -> list[int]:
+    for ids, targets in batches:
+        assert ids.shape == targets.shape and ids.dtype == targets.dtype == torch.int64
+        used = targets != IGNORED_TARGET
+        assert torch.equal(ids[used], targets[used] - 1)  # each target follows its input
+        assert (ids[~used] == 0).all()
+    return [target for _, targets in batches for target in targets.flatten().tolist() if target != IGNORED_TARGET]
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
+    """tokens, sequence_length, world_size, micro_batch_size, accumulation"""
+    return (
+        draw(st.integers(2, 300)),
+        draw(st.integers(1, 40)),
+        draw(st.integers(1, 4)),
+        draw(st.integers(1, 4)),
+        draw(st.integers(1, 3)),
+    )
+
+
+@settings(deadline=None)
+@given(shapes(), st.integers(0, 2**31), st.booleans())
+def test_every_target_exactly_once_per_epoch(shape: tuple[int, ...], seed: int, shuffle: bool) -> None:
+    tokens, length, world, micro, accumulation = shape
+    windows_per_step = world * micro * accumulation
+
+    def loader(rank: int, world: int, micro: int) -> TokenLoader:
+        return TokenLoader(
+            Counting(tokens),
+            sequence_length=length,
+            windows_per_step=windows_per_step,
+            micro_batch_size=micro,
+            rank=rank,
+            world_size=world,
+            seed=seed,
+            shuffle=shuffle,
+        )
+
+    ranks = [loader(rank, world, micro) for rank in range(world)]
+    alone = loader(0, 1, windows_per_step)
+    epochs = 2
+    steps = -(-epochs * alone.num_windows // windows_per_step)
+    in_order: list[int] = []
+    for step in range(steps):
+        shares = [list(rank.batches(step)) for rank in ranks]
+        assert all(len(share) == accumulation for share in shares)
+        union = targets_of([batch for share in shares for batch in share])
+        assert union == targets_of(list(alone.batches(step)))  # whatever the topology
+        assert len(union) == alone.num_targets(step) == ranks[-1].num_targets(step)
+        in_order += alone.windows(step).tolist()
+    W = alone.num_windows
+    for epoch in range(epochs):
+        assert sorted(in_order[epoch * W : (epoch + 1) * W]) == list(range(W))
+    if steps * windows_per_step == epochs * W:
+        everything = Counter(target for step in range(steps) for target in targets_of(list(alone.batches(step))))
+        assert everything == dict.fromkeys(range(2, tokens + 1), epochs)
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**62))
+def test_the_order_is_a_permutation_that_can_be_asked_anywhere(size: int, seed: int) -> None:
+    whole = permute(np.arange(size), size, seed)
+    assert sorted(whole.tolist()) == list(range(size))
+    assert permute(np.arange(size)[size // 2 :], size, seed).tolist() == whole[size // 2 :].tolist()
+
+
+def test_the_order_looks_random_and_differs_by_epoch_and_seed() -> None:
+    size = 5000
+    orders = [permute(np.arange(size), size, seed) for seed in range(20)]
+    for order in orders:
+        assert abs(np.corrcoef(np.arange(size), order)[0, 1]) < 0.05
+        assert (np.diff(order) == 1).mean() < 0.01  # neighbours do not stay together
+    assert np.mean(orders[0] == orders[1]) < 0.01
+    small = Counter(tuple(permute(np.arange(3), 3, seed).tolist()) for seed in range(600))
+    assert len(small) == 6 and min(small.values()) > 50  # all orders of three, about equally often
+    loader = TokenLoader(Counting(1001), sequence_length=10, windows_per_step=100, micro_batch_size=10, seed=1)
+    assert loader.windows(0).tolist() != loader.windows(1).tolist()  # two epochs
+
+
+def test_the_order_never_changes_between_versions() -> None:
+    loader = TokenLoader(Counting(1001), sequence_length=10, windows_per_step=8, micro_batch_size=8, seed=1337)
+    assert loader.windows(0).tolist() == GOLDEN
+
+
+def test_far_away_steps_cost_no_more() -> None:
+    loader = TokenLoader(Counting(1001), sequence_length=10, windows_per_step=8, micro_batch_size=8)
+    assert loader.windows(10**12).shape == (8,)
+
+
+def test_without_shuffle_the_order_is_that_of_the_file() -> None:
+    loader = TokenLoader(Counting(9), sequence_length=3, windows_per_step=4, micro_batch_size=4, shuffle=False)
+    assert targets_of(list(loader.batches(0))) == [2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4]
+    assert loader.num_targets(0) == 11
+
+
+@settings(deadline=None)
+@given(shapes(), st.none() | st.integers(1, 30))
+def test_evaluation_reads_each_window_once_over_the_ranks(shape: tuple[int, ...], limit: int | None) -> None:
+    tokens, length, world, batch_size, _ = shape
+    shares = [
+        list(evaluation_batches(Counting(tokens), length, batch_size, rank, world, limit)) for rank in range(world)
+    ]
+    found = targets_of([batch for share in shares for batch in share])
+    assert found == list(range(2, tokens + 1))[: None if limit is None else limit * length]
+    assert all(1 <= len(batch.ids) <= batch_size for share in shares for batch in share)
+
+
+@pytest.mark.parametrize(
+    ("windows", "micro", "world", "hint"),
+    [
+        (12, 5, 1, "micro_batch_size 4 or 6 would do"),
+        (12, 5, 2, "micro_batch_size 3 or 6 would do"),
+        (10, 2, 4, "total_batch_size 64 or 128 would do (tokens)"),
+        (2, 1, 4, "total_batch_size 32 would do (tokens)"),
+    ],
+)
+def test_a_batch_that_does_not_divide_names_what_would(windows: int, micro: int, world: int, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        TokenLoader(
+            Counting(100), sequence_length=8, windows_per_step=windows, micro_batch_size=micro, world_size=world
+        )
+    assert caught.value.hint == hint
+    assert str(windows) in caught.value.message and str(micro) in caught.value.message
+
+
+def test_a_split_without_a_target_is_an_error() -> None:
+    with pytest.raises(DataError, match="holds 1 tokens"):
+        TokenLoader(Counting(1), sequence_length=8, windows_per_step=1, micro_batch_size=1)
+
+
+GOLDEN = [10, 64, 79, 55, 70, 91, 8, 0]  # windows 0 to 7 of 100, seed 1337, written down on 2026-11-21
