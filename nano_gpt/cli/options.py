@@ -30,6 +30,20 @@ DatasetName = Annotated[
 DatasetDir = Annotated[
     Path | None, typer.Option(help="Folder that holds the prepared sets.", show_default="dataset_cache")
 ]
+Files = Annotated[
+    list[Path] | None,
+    typer.Option("--files", metavar="PATH...", help="Your own text instead: .txt and .jsonl files, UTF-8."),
+]
+MoreFiles = Annotated[list[Path] | None, typer.Argument(hidden=True, metavar="PATH")]
+"""Takes the rest of `--files a.txt b.txt`: an option has one value, and a shell's *.txt has many."""
+TokenizerName = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        help="gpt2, byte, char, bpe:SIZE (made from the corpus), or a folder with a tokenizer.json.",
+        show_default="the dataset's own, or gpt2",
+    ),
+]
 Recipe = Annotated[
     str | None, typer.Option(help=f"A whole run: {', '.join(RECIPES)}.", show_default="the dataset's own")
 ]
@@ -41,3 +55,10 @@ Assignments = Annotated[
     typer.Option("--set", help="Any setting by its path, e.g. training.optimizer.beta2=0.99. Repeatable."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for scripts.")]
+
+
+def all_files(context: typer.Context, files: list[Path] | None, more: list[Path] | None) -> list[Path]:
+    """Both parts of `--files a.txt b.txt`. A path without --files is misuse."""
+    if more and not files:
+        context.fail(f"unexpected argument {str(more[0])!r}; files are named by --files")
+    return [*(files or []), *(more or [])]

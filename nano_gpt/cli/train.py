@@ -7,15 +7,32 @@ from typing import Annotated, Literal
 
 import typer
 
-from nano_gpt.cli.options import Assignments, ConfigFile, DatasetDir, DatasetName, Json, Preset, Recipe
+from nano_gpt.cli.options import (
+    Assignments,
+    ConfigFile,
+    DatasetDir,
+    DatasetName,
+    Files,
+    Json,
+    MoreFiles,
+    Preset,
+    Recipe,
+    TokenizerName,
+    all_files,
+)
 from nano_gpt.config import resolve
+from nano_gpt.data.catalog import name_for_files
 from nano_gpt.errors import ConfigError
 
 SHAPE, BATCH, OPTIMIZER, MEASURE, KEEP = "Model", "Batch and speed", "Optimizer", "Measurements", "What is kept"
 
 
 def train(
+    context: typer.Context,
     dataset: DatasetName = None,
+    files: Files = None,
+    more_files: MoreFiles = None,
+    tokenizer: TokenizerName = None,
     dataset_dir: DatasetDir = None,
     model: Preset = None,
     recipe: Recipe = None,
@@ -120,11 +137,15 @@ def train(
     from nano_gpt.training.resume import find_run
     from nano_gpt.training.setup import train as run_training
 
+    paths = all_files(context, files, more_files)
+    if paths and not dataset:
+        dataset = name_for_files(paths)
     checkpoint = None
     if resume:
-        if dataset or model or recipe or config:
+        if dataset or tokenizer or model or recipe or config:
             raise ConfigError(
-                "--resume goes on with the run's own settings", "leave out --dataset, --model, --recipe, --config"
+                "--resume goes on with the run's own settings",
+                "leave out --dataset, --files, --tokenizer, --model, --recipe and --config",
             )
         run_dir, checkpoint = find_run(resume, run_dir)
         config = run_dir / "config.yaml"
@@ -134,6 +155,8 @@ def train(
         logger.info("--streaming has no effect: shards are memory-mapped, never loaded whole")
     flags = {
         "data.dataset": dataset,
+        "data.files": paths or None,
+        "data.tokenizer": tokenizer,
         "data.dataset_dir": dataset_dir,
         "model.n_positions": sequence_length,
         "model.dropout": dropout,

@@ -72,7 +72,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def _multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         # Measured 2.5x on a step with these instructions; without them bf16 is emulated and slower than fp32.
         return _cpu_flag("_is_avx512_bf16_supported") or _cpu_flag("_is_amx_tile_supported")
