@@ -58,7 +58,13 @@ def prepare(config: DataConfig, splits: Sequence[str] = SPLITS, *, overwrite: bo
             _check_same(journal.manifest, config, source, splits, folder)
             logger.info(f"prepare: going on with {folder} at document {journal.document:,}")
         remove_all_but(folder, journal.manifest)
-        manifest = _Preparation(config, folder, source, journal).run()
+        try:
+            manifest = _Preparation(config, folder, source, journal).run()
+        except KeyboardInterrupt:
+            logger.info(
+                f"prepare: stopped; what is finished in {folder} is kept, and the same command goes on from there"
+            )
+            raise
         finish(folder, manifest)
     return PreparedSet(folder, manifest)
 
@@ -184,14 +190,14 @@ class _Preparation:
                     self._write(split, tokens.ids[start:end], skip, batch, number)
                     self._count(split, documents=1, bytes=size)
                     start, skip = end, 0
-                progress.advance(documents=len(batch.texts), tokens=len(tokens.ids), bytes=sum(tokens.bytes))
+                progress.show(self._counts.values())
             self._close_shards()
         for split, counts in self._counts.items():
             if counts.documents == 0:
                 raise DataError(
                     f"{self._folder}: the {split} split got 0 documents", "more text, or another --validation-fraction"
                 )
-        logger.info(f"prepare: {progress.figures()}")
+        logger.info(f"prepare: {progress.figures(self._counts.values())}")
         return self._manifest()
 
     def _default_procs(self) -> int:

@@ -19,33 +19,29 @@ class Progress:
 
     def __init__(self, size: int | None, done: Iterable[Counts]) -> None:
         self._size = size
-        self._documents = self._tokens = self._bytes = 0
-        for counts in done:
-            self._documents += counts.documents
-            self._tokens += counts.tokens
-            self._bytes += counts.bytes
-        self._bytes_before = self._bytes
+        self._bytes_before = sum(counts.bytes for counts in done)
         self._start = self._last_line = time.monotonic()
         self._live = _Live(size) if sys.stderr.isatty() else None
 
-    def advance(self, *, documents: int, tokens: int, bytes: int) -> None:
-        self._documents += documents
-        self._tokens += tokens
-        self._bytes += bytes
+    def show(self, splits: Iterable[Counts]) -> None:
+        """Tell where it stands, if it is time to."""
+        splits = list(splits)
+        size = sum(counts.bytes for counts in splits)
+        share = f"{min(size / self._size, 1):.0%} · " if self._size else ""
         if self._live is not None:
-            self._live.show(self._bytes, self.figures())
+            self._live.show(size, share + self.figures(splits))
         elif time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
-            logger.info(f"prepare: {self.figures()}")
+            logger.info(f"prepare: {share}{self.figures(splits)}")
 
-    def figures(self) -> str:
+    def figures(self, splits: Iterable[Counts]) -> str:
+        """Totals, and the speed since this run began."""
+        splits = list(splits)
         seconds = time.monotonic() - self._start
-        share = f"{min(self._bytes / self._size, 1):.0%} · " if self._size else ""
-        speed = (self._bytes - self._bytes_before) / 1e6 / max(seconds, 1e-3)
-        return (
-            f"{share}{self._documents:,} documents · {self._tokens:,} tokens · "
-            f"{speed:.1f} MB/s · {int(seconds // 60)}:{int(seconds % 60):02d}"
-        )
+        speed = (sum(counts.bytes for counts in splits) - self._bytes_before) / 1e6 / max(seconds, 1e-3)
+        documents, tokens = sum(counts.documents for counts in splits), sum(counts.tokens for counts in splits)
+        clock = f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+        return f"{documents:,} documents · {tokens:,} tokens · {speed:.1f} MB/s · {clock}"
 
     def __enter__(self) -> Self:
         return self

@@ -137,7 +137,7 @@ def test_another_text_or_more_splits_are_refused_and_overwrite_replaces(tmp_path
     with pytest.raises(DataError, match="splits train there, train,validation asked for"):
         prepare.prepare(config_for(tmp_path))
     write_corpus(tmp_path / "corpus.jsonl", 20)
-    with pytest.raises(DataError, match="revision '.*' there, '.*' asked for"):
+    with pytest.raises(DataError, match=r"revision '.*' there, '.*' asked for"):
         prepare.prepare(config_for(tmp_path), ["train"])
     second = prepare.prepare(config_for(tmp_path), overwrite=True)
     shards = {path.name for path in second.folder.glob("*.npy")}
@@ -157,7 +157,7 @@ def test_shards_of_nothing_known_are_removed_before_they_can_mix_in(tmp_path: Pa
     assert left == {shard.file for shard in prepared.manifest.shards} | {"edufineweb_train_000001.npy"}
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -173,14 +173,14 @@ def test_interrupted_and_run_again_it_is_byte_identical(
         nonlocal calls
         calls += 1
         if calls > moment:
-            raise Stopped
+            raise StoppedError
         replace(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "replace", replace_until)  # the instant at which a file becomes visible
         try:
             prepare.prepare(config_for(tmp_path, "stopped"))
-        except Stopped:
+        except StoppedError:
             assert not (tmp_path / "stopped" / "mine-byte" / MANIFEST).exists()
             with pytest.raises(DataError, match=r"is not finished|no prepared set"):
                 open_prepared(tmp_path / "stopped" / "mine-byte")
@@ -193,12 +193,12 @@ def test_what_is_in_full_shards_is_not_tokenised_again(tmp_path: Path, monkeypat
 
     def recorded(tokenizer: Any, texts: list[str]) -> Any:
         if len(encoded) >= 100 and not (tmp_path / "again").exists():
-            raise Stopped
+            raise StoppedError
         encoded.extend(texts)
         return encode(tokenizer, texts)
 
     monkeypatch.setattr(tokenizing, "encode", recorded)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         prepare.prepare(config_for(tmp_path))
     done = journal.read_journal(tmp_path / "cache" / "mine-byte")
     assert done is not None and done.document > 80
@@ -231,7 +231,7 @@ def test_a_source_that_knows_its_place_is_started_there(tmp_path: Path, monkeypa
     for limit in (40, 90):  # interrupted twice, the second time after having gone on
         with monkeypatch.context() as patch:
             patch.setattr(tokenizing, "encode", _encode_until(limit))
-            with pytest.raises(Stopped):
+            with pytest.raises(StoppedError):
                 prepare.prepare(config_for(tmp_path, "stopped"))
     started.clear()
     assert contents(prepare.prepare(config_for(tmp_path, "stopped"))) == whole
@@ -243,7 +243,7 @@ def _encode_until(limit: int) -> Any:
 
     def limited(tokenizer: Any, texts: list[str]) -> Any:
         if any(int(text.split()[1].rstrip(".")) >= limit for text in texts):
-            raise Stopped
+            raise StoppedError
         return encode(tokenizer, texts)
 
     return limited
