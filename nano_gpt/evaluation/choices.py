@@ -1,14 +1,14 @@
 """How likely a model finds given continuations of given contexts: the arithmetic under every multiple-choice test.
 
 A row is a context and one continuation. Rows are sorted by length and padded on the right, where causal attention
-does not see them, and only the positions that predict a continuation are multiplied with the vocabulary. Neither
+does not look, and only the positions that predict a continuation are multiplied with the vocabulary. Neither
 changes a score beyond float noise, whatever the batch size.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,13 +49,12 @@ class Accuracy:
         return math.sqrt(self.value * (1 - self.value) / (self.total - 1)) if self.total > 1 else None
 
 
-def encode_choices(tokenizer: Tokenizer, context: str, continuations: Sequence[str], context_length: int) -> list[Row]:
+def encode_choices(tokenizer: Tokenizer, context: str, continuations: Sequence[str]) -> list[Row]:
     """Rows of `context + continuation`, as lm-eval makes them.
 
     The whole text is encoded, and what is left of it after as many ids as the context alone has is the continuation;
-    white space at the end of the context belongs to the continuation; an empty context is `<|endoftext|>`. What
-    exceeds the `context_length` of the model is cut from the left of the context. Raises DataError for a continuation
-    that does not fit or that adds no token.
+    white space at the end of the context belongs to the continuation; an empty context is `<|endoftext|>`. Raises
+    DataError for a text that the tokenizer cannot spell, and for a continuation that adds no token.
     """
     stem = context.rstrip()
     space = context[len(stem) :]
@@ -64,11 +63,20 @@ def encode_choices(tokenizer: Tokenizer, context: str, continuations: Sequence[s
     for continuation in continuations:
         ids = tokenizer.encode(stem + space + continuation)
         scored = len(ids) - len(given)
-        if not 0 < scored <= context_length:
-            raise DataError(f"{continuation!r} has {scored} tokens, and the model's context is {context_length}")
-        ids = ids if given else [tokenizer.eot_id, *ids]
-        rows.append(Row(ids[-(context_length + 1) :], scored))  # the last id is predicted and not read
+        if scored <= 0:
+            raise DataError(f"{continuation!r} adds no token to {context!r}")
+        rows.append(Row(ids if given else [tokenizer.eot_id, *ids], scored))
     return rows
+
+
+def windows(row: Row, context_length: int) -> Iterator[Row]:
+    """What a model of this context length can read of a row: the left of a long context is cut off.
+
+    A continuation that is itself longer comes in several windows, whose log-probabilities add up.
+    """
+    for start in range(len(row.ids) - row.scored, len(row.ids), context_length):
+        end = min(start + context_length, len(row.ids))
+        yield Row(row.ids[max(0, end - context_length - 1) : end], end - start)  # the last id is predicted, not read
 
 
 def log_likelihoods(
@@ -84,21 +92,21 @@ def log_likelihoods(
     `batch_size` rows go through the model at a time, in products of `dtype`; log-softmax is in fp32. The device is
     waited for once, at the end.
     """
-    sums = np.empty(len(rows))
+    sums = np.zeros(len(rows))
     if not rows:
         return sums
-    order = sorted(range(len(rows)), key=lambda index: -len(rows[index].ids))  # the longest first: if memory lacks, now
+    pieces = [(index, piece) for index, row in enumerate(rows) for piece in windows(row, model.config.n_positions)]
+    pieces.sort(key=lambda item: -len(item[1].ids))  # the longest first: if memory lacks, it is found out now
     parts = []
     with scoring_mode(model, dtype) as device:
-        for start in range(0, len(order), batch_size):
-            batch = [rows[index] for index in order[start : start + batch_size]]
+        for start in range(0, len(pieces), batch_size):
+            batch = [piece for _, piece in pieces[start : start + batch_size]]
             parts.append(_token_log_probabilities(model, batch, device))
             if progress:
-                progress(start + len(batch), len(order))
+                progress(start + len(batch), len(pieces))
     by_token = torch.cat(parts).cpu().double().numpy()  # sync: once
-    lengths = [rows[index].scored for index in order]
-    first = np.cumsum([0, *lengths[:-1]])
-    sums[order] = np.add.reduceat(by_token, first)
+    row_of_token = np.repeat([index for index, _ in pieces], [piece.scored for _, piece in pieces])
+    np.add.at(sums, row_of_token, by_token)
     return sums
 
 

@@ -65,7 +65,8 @@ def evaluate(loaded: LoadedModel, request: Request, ranks: Ranks) -> Iterator[Va
         yield _validate(loaded, request, run, prepared, ranks)
     if test is not None:
         with progress_shown("hellaswag", is_main=ranks.is_main) as progress:
-            yield test.evaluate(loaded.model, batch_size=request.batch_size, dtype=request.dtype, progress=progress)
+            result = test.evaluate(loaded.model, batch_size=request.batch_size, dtype=request.dtype, progress=progress)
+        yield result
 
 
 def _run_of(loaded: LoadedModel) -> RunConfig | None:
@@ -129,7 +130,6 @@ def _hellaswag(
         return HellaSwagTest(
             items,
             loaded.tokenizer,
-            loaded.model.config.n_positions,
             rank=ranks.rank,
             world_size=ranks.world_size,
         )

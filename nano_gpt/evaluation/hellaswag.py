@@ -19,7 +19,7 @@ import torch
 
 from nano_gpt.errors import DataError
 from nano_gpt.evaluation.choices import Accuracy, Progress, Row, encode_choices, log_likelihoods
-from nano_gpt.evaluation.hellaswag_items import REMEDY, Item
+from nano_gpt.evaluation.hellaswag_items import LEAVE_OUT, Item
 from nano_gpt.model.gpt import GPT
 from nano_gpt.runtime.distributed import all_reduce_sum
 from nano_gpt.tokenizer.base import Tokenizer
@@ -88,16 +88,14 @@ class ItemScores:
 class HellaSwagTest:
     """This rank's items as token ids, made once and scored as often as wanted."""
 
-    def __init__(
-        self, items: Sequence[Item], tokenizer: Tokenizer, context_length: int, *, rank: int = 0, world_size: int = 1
-    ) -> None:
-        """Raises DataError, on all ranks or on none, where the tokenizer or the context length cannot take an item."""
+    def __init__(self, items: Sequence[Item], tokenizer: Tokenizer, *, rank: int = 0, world_size: int = 1) -> None:
+        """Raises DataError, on all ranks or on none, where the tokenizer cannot spell an item."""
         encoded = []
         for index, item in enumerate(items):  # all of them, so that the ranks agree on whether it can be done
             try:
-                encoded.append(_EncodedItem(item, tokenizer, context_length))
+                encoded.append(_EncodedItem(item, tokenizer))
             except DataError as error:
-                raise DataError(f"HellaSwag item {index}: {error.message}", REMEDY) from None
+                raise DataError(f"HellaSwag item {index}: {error.message}", LEAVE_OUT) from None
         self._items = encoded[rank::world_size]
 
     def score(
@@ -134,10 +132,10 @@ class HellaSwagTest:
 class _EncodedItem:
     """One item's rows: its endings as they are, then cleaned. A space joins an ending to the context."""
 
-    def __init__(self, item: Item, tokenizer: Tokenizer, context_length: int) -> None:
+    def __init__(self, item: Item, tokenizer: Tokenizer) -> None:
         self._label = item.label
-        self._as_is = _rows(item.as_is(), tokenizer, context_length)
-        self._cleaned = _rows(item.cleaned(), tokenizer, context_length)
+        self._as_is = _rows(item.as_is(), tokenizer)
+        self._cleaned = _rows(item.cleaned(), tokenizer)
         self._cleaned_characters = np.array([len(ending) for ending in item.cleaned()[1]])
 
     @property
@@ -150,6 +148,6 @@ class _EncodedItem:
         return ItemScores(self._label, as_is, tokens, cleaned, self._cleaned_characters)
 
 
-def _rows(rendering: tuple[str, tuple[str, ...]], tokenizer: Tokenizer, context_length: int) -> list[Row]:
+def _rows(rendering: tuple[str, tuple[str, ...]], tokenizer: Tokenizer) -> list[Row]:
     context, endings = rendering
-    return encode_choices(tokenizer, context, [f" {ending}" for ending in endings], context_length)
+    return encode_choices(tokenizer, context, [f" {ending}" for ending in endings])

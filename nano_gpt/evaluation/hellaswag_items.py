@@ -19,7 +19,7 @@ from nano_gpt.errors import DataError, NetworkError
 from nano_gpt.runtime import distributed
 
 HUB_ID, HUB_SPLIT = "Rowan/hellaswag", "validation"
-REMEDY = "--hellaswag-file FILE.jsonl reads it from a file, --hellaswag-samples 0 leaves it out"
+LEAVE_OUT = "--hellaswag-samples 0 leaves it out"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,9 @@ def _read_hub(samples: int | None) -> list[Item]:
         with _offline(unreachable is not None):
             rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(HUB_ID, split=HUB_SPLIT)
     except OSError as error:  # ConnectionError, or FileNotFoundError for what is not in the cache
-        raise NetworkError(str(unreachable or error), REMEDY) from None
+        raise NetworkError(
+            str(unreachable or error), f"--hellaswag-file FILE.jsonl reads it from a file, {LEAVE_OUT}"
+        ) from None
     items: list[Item] = []
     for index, row in enumerate(rows):
         if samples is not None and len(items) == samples:

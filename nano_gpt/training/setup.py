@@ -188,9 +188,7 @@ def _evaluations(
         evaluations.append(ValidationLoss(subject, prepared, config, rows, metrics))
     if config.evaluation.hellaswag_samples != 0:
         items = load_items(config.evaluation.hellaswag_file, config.evaluation.hellaswag_samples)
-        test = HellaSwagTest(
-            items, subject.tokenizer, config.model.n_positions, rank=ranks.rank, world_size=ranks.world_size
-        )
+        test = HellaSwagTest(items, subject.tokenizer, rank=ranks.rank, world_size=ranks.world_size)
         evaluations.append(HellaSwag(subject, test, config.evaluation.batch_size, metrics))
     if config.sampling.num_sequences:
         fit(subject.model, subject.tokenizer, config.sampling)

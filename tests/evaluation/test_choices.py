@@ -11,7 +11,7 @@ from small_evaluation_models import redrawn_model
 
 from nano_gpt.errors import DataError
 from nano_gpt.evaluation import scoring
-from nano_gpt.evaluation.choices import Accuracy, Row, encode_choices, log_likelihoods
+from nano_gpt.evaluation.choices import Accuracy, Row, encode_choices, log_likelihoods, windows
 from nano_gpt.model.gpt import GPT
 from nano_gpt.tokenizer import load_tokenizer
 
@@ -59,32 +59,40 @@ def test_bf16_scores_are_near() -> None:
 
 
 def test_a_row_is_context_then_continuation() -> None:
-    (row, other) = encode_choices(BYTE, "ab", [" c", " de"], 16)
+    (row, other) = encode_choices(BYTE, "ab", [" c", " de"])
     assert row == Row(list(b"ab c"), 2)
     assert other == Row(list(b"ab de"), 3)
 
 
 def test_white_space_at_the_end_of_the_context_is_scored() -> None:
-    assert encode_choices(BYTE, "ab \n", [" c"], 16) == [Row(list(b"ab \n c"), 4)]
+    assert encode_choices(BYTE, "ab \n", [" c"]) == [Row(list(b"ab \n c"), 4)]
 
 
 @pytest.mark.parametrize("context", ["", "  "])
 def test_an_empty_context_is_end_of_text(context: str) -> None:
-    (row,) = encode_choices(BYTE, context, [" c"], 16)
+    (row,) = encode_choices(BYTE, context, [" c"])
     assert row == Row([BYTE.eot_id, *context.encode(), *b" c"], len(context) + 2)
 
 
 def test_a_long_context_loses_its_left() -> None:
-    (row,) = encode_choices(BYTE, "abcdefgh", [" xy"], 5)
-    assert row == Row(list(b"fgh xy"), 3)  # five are read, the sixth is predicted only
-    (row,) = encode_choices(BYTE, "abcdefgh", [" wxy"], 4)
-    assert row == Row(list(b"h wxy"), 4)
-    assert len(log_likelihoods(redrawn_model(257, n_positions=4), [row])) == 1
+    row = Row(list(b"abcdefgh xy"), 3)
+    assert list(windows(row, 100)) == [row]
+    assert list(windows(row, 10)) == [row]  # ten are read, the eleventh is predicted only
+    assert list(windows(row, 5)) == [Row(list(b"fgh xy"), 3)]
+    assert list(windows(row, 3)) == [Row(list(b"h xy"), 3)]
 
 
-def test_a_continuation_that_does_not_fit() -> None:
-    with pytest.raises(DataError, match=r"' wxyz' has 5 tokens, and the model's context is 4"):
-        encode_choices(BYTE, "a", [" wxyz"], 4)
+def test_a_continuation_longer_than_the_model_reads_comes_in_windows() -> None:
+    row = Row(list(b"abcdefgh"), 6)
+    assert list(windows(row, 4)) == [Row(list(b"bcdef"), 4), Row(list(b"defgh"), 2)]
+    model = redrawn_model(257, n_positions=4)
+    whole, first, second = log_likelihoods(model, [row, *windows(row, 4)], batch_size=2)
+    assert whole == pytest.approx(first + second, abs=1e-4)
+
+
+def test_a_continuation_without_a_token() -> None:
+    with pytest.raises(DataError, match="'' adds no token to 'ab'"):
+        encode_choices(BYTE, "ab", [""])
 
 
 def test_standard_error_is_that_of_the_sample() -> None:

@@ -16,7 +16,7 @@ from nano_gpt.evaluation.choices import Accuracy
 from nano_gpt.evaluation.hellaswag import HellaSwagResult, HellaSwagTest, ItemScores
 from nano_gpt.evaluation.hellaswag_items import Item, load_items
 from nano_gpt.model.gpt import GPT
-from nano_gpt.tokenizer import load_tokenizer
+from nano_gpt.tokenizer import load_tokenizer, train_tokenizer
 from nano_gpt.tokenizer.base import Tokenizer
 
 BYTE = load_tokenizer("byte")
@@ -39,7 +39,7 @@ def karpathy_choice(model: GPT, tokenizer: Tokenizer, item: Item) -> tuple[int, 
 
 
 def check_against_reference(model: GPT, tokenizer: Tokenizer, items: list[Item]) -> None:
-    scores = HellaSwagTest(items, tokenizer, model.config.n_positions).score(model, batch_size=16)
+    scores = HellaSwagTest(items, tokenizer).score(model, batch_size=16)
     assert len(scores) == len(items)
     for item, ours in zip(items, scores, strict=True):
         choice, means = karpathy_choice(model, tokenizer, item)
@@ -61,7 +61,7 @@ def test_as_is_equals_the_plain_reference_on_real_items(shared_dir: Path, gpt2_b
 def test_the_cleaned_rendering_is_scored_as_a_sum_and_per_character() -> None:
     model = redrawn_model(257, n_positions=512)
     (item,) = made_up_items(1)
-    (scores,) = HellaSwagTest([item], BYTE, 512).score(model)
+    (scores,) = HellaSwagTest([item], BYTE).score(model)
     context, endings = item.cleaned()
     for index, ending in enumerate(endings):
         ids = torch.tensor([BYTE.encode(f"{context} {ending}")])
@@ -87,7 +87,7 @@ def test_the_three_choices() -> None:
 
 def test_batch_size_does_not_matter() -> None:
     model = redrawn_model(257, n_positions=512)
-    test = HellaSwagTest(made_up_items(10), BYTE, 512)
+    test = HellaSwagTest(made_up_items(10), BYTE)
     expected = test.score(model, batch_size=1)
     for batch_size in (2, 7, 64, 1000):
         for ours, one in zip(test.score(model, batch_size=batch_size), expected, strict=True):
@@ -103,10 +103,10 @@ def test_ranks_share_the_items(world_size: int) -> None:
     """Its story: in the predecessor every rank scored the same items, and the copies were added up."""
     model = redrawn_model(257, n_positions=512)
     items = made_up_items(10)
-    whole = HellaSwagTest(items, BYTE, 512).evaluate(model)
+    whole = HellaSwagTest(items, BYTE).evaluate(model)
     counts = np.zeros(4, dtype=int)
     for rank in range(world_size):
-        share = HellaSwagTest(items, BYTE, 512, rank=rank, world_size=world_size)
+        share = HellaSwagTest(items, BYTE, rank=rank, world_size=world_size)
         scores = share.score(model)
         counts += [
             sum(s.choice == s.label for s in scores),
@@ -128,11 +128,17 @@ def test_the_line_is_the_predecessors_with_more_behind_it() -> None:
 
 def test_training_mode_comes_back() -> None:
     model = redrawn_model(257, n_positions=512).train()
-    HellaSwagTest(made_up_items(2), BYTE, 512).evaluate(model)
+    HellaSwagTest(made_up_items(2), BYTE).evaluate(model)
     assert model.training
 
 
-def test_an_ending_that_does_not_fit_names_the_item() -> None:
-    with pytest.raises(DataError, match=r"HellaSwag item \d+: .* tokens, and the model's context is 16") as raised:
-        HellaSwagTest(made_up_items(4), BYTE, 16)
+def test_a_context_of_any_length_will_do() -> None:
+    model = redrawn_model(257, n_positions=16)  # most endings have more bytes
+    result = HellaSwagTest(made_up_items(6), BYTE).evaluate(model)
+    assert result.accuracy.total == 6
+
+
+def test_a_vocabulary_that_cannot_spell_it_names_the_item() -> None:
+    with pytest.raises(DataError, match=r"HellaSwag item 0: ") as raised:
+        HellaSwagTest(made_up_items(4), train_tokenizer("char", ["abc"]))
     assert "--hellaswag-samples 0" in str(raised.value)

@@ -81,7 +81,7 @@ def check_parity(tokenizer_name: str, items_file: Path, folder: Path) -> None:
     theirs = lm_eval_scores(exported, items_file, folder)
 
     items = load_items(items_file)
-    test = HellaSwagTest(items, load_tokenizer(exported), model.config.n_positions)
+    test = HellaSwagTest(items, load_tokenizer(exported))
     ours = test.score(read_model_folder(exported), batch_size=16)
     assert len(ours) == len(theirs["samples"])
     for item, mine, sample in zip(items, ours, theirs["samples"], strict=True):

@@ -112,7 +112,7 @@ with process_group(ranks, torch.device("cpu")):
     batches = text_batches(1)
     share = batches[:4] if ranks.rank == 0 else batches[4:]  # unequal, and the short row is alone
     found = validation_loss(redrawn_model(50), share).fields()
-    test = HellaSwagTest(made_up_items(9), load_tokenizer("byte"), 512, rank=ranks.rank, world_size=ranks.world_size)
+    test = HellaSwagTest(made_up_items(9), load_tokenizer("byte"), rank=ranks.rank, world_size=ranks.world_size)
     found |= {"hellaswag": test.evaluate(redrawn_model(257, n_positions=512)).fields()}
     def refuse():
         assert ranks.is_main
@@ -139,7 +139,7 @@ def test_two_ranks_are_one(tmp_path: Path) -> None:
     alone = validation_loss(redrawn_model(50), text_batches(5))
     assert both[0]["loss"] == pytest.approx(alone.loss, rel=1e-6)
     assert both[0]["tokens_evaluated"] == alone.tokens
-    test = HellaSwagTest(made_up_items(9), load_tokenizer("byte"), 512)
+    test = HellaSwagTest(made_up_items(9), load_tokenizer("byte"))
     assert both[0]["hellaswag"] == test.evaluate(redrawn_model(257, n_positions=512)).fields()
     assert both[0]["error"] == "no network\n  hint: a hint"
     assert both[0]["from_main"] == 0
