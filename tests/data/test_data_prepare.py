@@ -23,7 +23,7 @@ from nano_gpt.data.manifest import PreparedSet, open_prepared
 from nano_gpt.data.sources import LocalFiles, State
 from nano_gpt.errors import ConfigError, DataError
 from nano_gpt.runtime import files
-from nano_gpt.tokenizer import load_tokenizer
+from nano_gpt.tokenizer import load_tokenizer, train_tokenizer
 
 
 def write_corpus(path: Path, documents: int = 150) -> list[str]:
@@ -103,6 +103,15 @@ def test_a_trained_tokenizer_travels_with_the_set(tmp_path: Path) -> None:
     again = prepare.prepare(config_for(tmp_path, tokenizer=str(bpe.folder)))  # the same ids from its files
     assert again.manifest.tokenizer_fingerprint == bpe.manifest.tokenizer_fingerprint
     assert prepare.prepare(config_for(tmp_path, tokenizer=str(bpe.folder))).manifest == again.manifest
+
+
+def test_the_vocabulary_has_not_seen_the_validation_text(tmp_path: Path) -> None:
+    config = config_for(tmp_path, tokenizer="bpe:300")
+    made = prepare.prepare(config)
+    train = [text for split, text in prepare.make_source(config).documents() if split == "train"]
+    everything = [text for _, text in prepare.make_source(config).documents()]
+    assert made.manifest.tokenizer_fingerprint == train_tokenizer("bpe:300", train).fingerprint
+    assert made.manifest.tokenizer_fingerprint != train_tokenizer("bpe:300", everything).fingerprint
 
 
 def test_a_finished_set_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,8 +278,7 @@ def test_a_dead_worker_is_an_error_and_not_a_hang(tmp_path: Path, monkeypatch: p
 
 
 SLOW_PREPARE = """
-import sys, time
-from pathlib import Path
+import multiprocessing, sys, time
 from nano_gpt.config import DataConfig
 from nano_gpt.data import journal, prepare
 
@@ -279,7 +287,7 @@ write_journal = prepare.write_journal
 
 def slowly(*arguments):
     write_journal(*arguments)
-    print("journal", flush=True)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     time.sleep(0.05)
 
 prepare.write_journal = slowly
@@ -295,11 +303,10 @@ def test_killed_outright_and_run_again_and_two_at_once(tmp_path: Path) -> None:
     config = config_for(tmp_path, "killed", num_procs=2)
     process = subprocess.Popen([sys.executable, str(script), config.model_dump_json()], stdout=subprocess.PIPE)
     assert process.stdout is not None
-    for _ in range(3):
-        assert process.stdout.readline() == b"journal\n"
+    workers = [[int(pid) for pid in process.stdout.readline().split()] for _ in range(3)][-1]
+    assert len(workers) == 2
     with pytest.raises(DataError, match=f"being prepared by process {process.pid} on .* since 20"):
         prepare.prepare(config)
-    workers = _children(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
     begun = journal.read_journal(tmp_path / "killed" / "mine-byte")
@@ -311,18 +318,15 @@ def test_killed_outright_and_run_again_and_two_at_once(tmp_path: Path) -> None:
         time.sleep(0.1)
 
 
-def _children(pid: int) -> list[int]:
-    listing = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return [int(line) for line in listing.stdout.split()]
-
-
 def _alive(pid: int) -> bool:
+    """A process that ended and was not yet waited for counts as gone; where there is no /proc it does not."""
     try:
         os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except ProcessLookupError:
         return False
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return not state.stdout.strip().startswith("Z") and bool(state.stdout.strip())
+    except FileNotFoundError:
+        return not Path("/proc/self").exists()
 
 
 def test_tinyshakespeare_is_the_known_number_of_tokens(gpt2_bpe: None, shared_dir: Path, tmp_path: Path) -> None:
