@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from nano_gpt.cli.main import run
@@ -34,14 +36,20 @@ TIMES = ("dt_ms", "tokens_per_second", "eta", "mfu")
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, with a text and a config that trains on it."""
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder to work in, with a text and a config that trains on it.
+
+    One thread here and in the processes that are started: with another number sums are rounded differently.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     Path("fox.txt").write_text(TEXT)
     settings = {**SETTINGS, "data": {**SETTINGS["data"], "files": ["fox.txt"]}}
     Path("fox.yaml").write_text(yaml.safe_dump(settings))
-    return tmp_path
+    yield tmp_path
+    torch.set_num_threads(threads)
 
 
 def train(run_dir: str, *arguments: str) -> int:
