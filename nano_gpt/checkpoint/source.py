@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from nano_gpt.checkpoint.remote import check_repo_id, download
 from nano_gpt.config.loading import build
 from nano_gpt.config.model import GPTConfig
 from nano_gpt.config.presets import PRESETS, preset_values
-from nano_gpt.errors import CheckpointError
+from nano_gpt.errors import CheckpointError, ConfigError
 from nano_gpt.model.gpt import GPT
 from nano_gpt.runtime.logs import logger
 from nano_gpt.runtime.seeding import derive_seed
@@ -54,25 +54,31 @@ def load_model(
     *,
     checkpoint: Path | str | None = None,
     preset: str | None = None,
-    device: torch.device | str = "cpu",
+    sequence_length: int | None = None,
     seed: int = 1337,
+    device: torch.device | str = "cpu",
 ) -> LoadedModel:
     """At most one of the three names a model; none means the newest run in runs/, or else the hub's gpt2.
 
-    Weights are fp32 and the model is in eval mode. Raises CheckpointError for what is missing or damaged, ConfigError
-    for an unknown preset, NetworkError when the hub is needed and cannot be reached.
+    Weights are fp32 and the model is in eval mode. `sequence_length` shortens its context; `seed` is that of a
+    preset's untrained weights. Raises CheckpointError for what is missing or damaged, ConfigError for an unknown
+    preset or a context that the model does not have, NetworkError when the hub is needed and cannot be reached.
     """
     given = [name for name in (pretrained, checkpoint, preset) if name]
     if len(given) > 1:
         raise CheckpointError(f"more than one model is named: {', '.join(map(str, given))}", "name one")
     if checkpoint:
-        return _from_folder(checkpoint_folder(Path(checkpoint))).to(device)
-    if preset:
-        return _untrained(preset, seed).to(device)
-    if pretrained is None and (run := newest_run()) is not None:
+        loaded = _from_folder(checkpoint_folder(Path(checkpoint)))
+    elif preset:
+        loaded = _untrained(preset, seed)
+    elif pretrained is None and (run := newest_run()) is not None:
         logger.info(f"model: the newest run, {run}")
-        return _from_folder(checkpoint_folder(run)).to(device)
-    return _pretrained(pretrained or "gpt2").to(device)
+        loaded = _from_folder(checkpoint_folder(run))
+    else:
+        loaded = _pretrained(pretrained or "gpt2")
+    if sequence_length is not None:
+        loaded = replace(loaded, model=_shortened(loaded.model, sequence_length))
+    return loaded.to(device)
 
 
 def newest_run(runs: Path = RUNS) -> Path | None:
@@ -120,6 +126,21 @@ def _from_folder(folder: Path, repo_id: str | None = None) -> LoadedModel:
             f"{folder}: its tokenizer has {tokenizer.vocab_size} ids and its model {rows}", "they are not of one model"
         )
     return LoadedModel(model, tokenizer, repo_id or str(folder), folder, state, repo_id)
+
+
+def _shortened(model: GPT, sequence_length: int) -> GPT:
+    """The same model with its first positions only: what it says of short texts does not change."""
+    if sequence_length > model.config.n_positions:
+        raise ConfigError(
+            f"a sequence length of {sequence_length} is more than the model's {model.config.n_positions} positions",
+            "shorten it; a longer context has to be trained",
+        )
+    config = model.config.model_copy(update={"n_positions": sequence_length})
+    with torch.device("meta"):
+        shorter = GPT(config)
+    state = model.state_dict()
+    shorter.load_state_dict({**state, "wpe.weight": state["wpe.weight"][:sequence_length].clone()}, assign=True)
+    return shorter.eval()
 
 
 def _untrained(preset: str, seed: int) -> LoadedModel:

@@ -10,7 +10,19 @@ from typing import Annotated
 
 import typer
 
-from nano_gpt.cli.options import Checkpoint, DatasetDir, DatasetName, Device, Json, Preset, Pretrained
+from nano_gpt.cli.options import (
+    Checkpoint,
+    Compile,
+    DatasetDir,
+    DatasetName,
+    Device,
+    Json,
+    Preset,
+    Pretrained,
+    Seed,
+    SequenceLength,
+    tell_not_compiled,
+)
 from nano_gpt.config.evaluation import EvaluationConfig
 from nano_gpt.runtime import distributed
 
@@ -30,6 +42,9 @@ def eval_(
     pretrained: Pretrained = None,
     checkpoint: Checkpoint = None,
     model: Preset = None,
+    sequence_length: SequenceLength = None,
+    seed: Seed = 1337,
+    compile_: Compile = None,
     device: Device = "auto",
     dtype: Annotated[
         Precision, typer.Option(help="fp32 agrees with other tools best; auto is bf16 where that is faster.")
@@ -76,6 +91,7 @@ def eval_(
     from nano_gpt.evaluation.evaluate import Request, evaluate
     from nano_gpt.runtime.device import resolve_device, resolve_dtype
 
+    tell_not_compiled(compile_)
     ranks = distributed.from_environment()
     where = resolve_device(device, ranks.local_rank)
     request = Request(
@@ -88,7 +104,14 @@ def eval_(
         dtype=resolve_dtype(dtype.value, where),
     )
     with distributed.process_group(ranks, where):
-        loaded = load_model(pretrained, checkpoint=checkpoint, preset=model, device=where)
+        loaded = load_model(
+            pretrained,
+            checkpoint=checkpoint,
+            preset=model,
+            sequence_length=sequence_length,
+            seed=seed,
+            device=where,
+        )
         found: dict[str, object] = {"model": loaded.origin}
         for result in evaluate(loaded, request, ranks):
             found[result.kind] = {name: _finite(value) for name, value in result.fields().items()}

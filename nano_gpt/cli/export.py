@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from nano_gpt.cli.options import Checkpoint, Device, Json, Pretrained
+from nano_gpt.cli.options import (
+    Checkpoint,
+    Compile,
+    Device,
+    Json,
+    Preset,
+    Pretrained,
+    Seed,
+    SequenceLength,
+    tell_not_compiled,
+)
 from nano_gpt.errors import CheckpointError
 
 
@@ -16,6 +26,10 @@ def export(
     export_dir: Annotated[Path, typer.Option(help="The new folder.", show_default=False)],
     checkpoint: Checkpoint = None,
     pretrained: Pretrained = None,
+    model: Preset = None,
+    sequence_length: SequenceLength = None,
+    seed: Seed = 1337,
+    compile_: Compile = None,
     device: Device = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older export of that name.")] = False,
     as_json: Json = False,
@@ -29,9 +43,17 @@ def export(
     from nano_gpt.hub.export import export as write_export
     from nano_gpt.runtime.device import resolve_device
 
-    if checkpoint is None and pretrained is None and newest_run() is None:
+    tell_not_compiled(compile_)
+    if not (checkpoint or pretrained or model or newest_run()):
         raise CheckpointError("there is no run in runs/ to export", "--checkpoint RUN, or --pretrained gpt2")
-    loaded = load_model(pretrained, checkpoint=checkpoint, device=resolve_device(device))
+    loaded = load_model(
+        pretrained,
+        checkpoint=checkpoint,
+        preset=model,
+        sequence_length=sequence_length,
+        seed=seed,
+        device=resolve_device(device),
+    )
     report = write_export(loaded, export_dir, overwrite=overwrite)
     if as_json:
         values = {

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nano_gpt.config.presets import PRESETS, RECIPES
+from nano_gpt.runtime.logs import logger
 
 MODEL = "Which model"
 
@@ -22,6 +23,14 @@ Checkpoint = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option("--model", help=f"Shape of a new, untrained model: {', '.join(PRESETS)}.", rich_help_panel=MODEL),
+]
+SequenceLength = Annotated[
+    int | None, typer.Option(min=1, help="Shorten the context to this many tokens.", rich_help_panel=MODEL)
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of the untrained weights of --model.", rich_help_panel=MODEL)]
+Compile = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="Accepted: only training is compiled.", hidden=True),
 ]
 Device = Annotated[str, typer.Option(help="auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps.")]
 DatasetName = Annotated[
@@ -62,3 +71,9 @@ def all_files(context: typer.Context, files: list[Path] | None, more: list[Path]
     if more and not files:
         context.fail(f"unexpected argument {str(more[0])!r}; files are named by --files")
     return [*(files or []), *(more or [])]
+
+
+def tell_not_compiled(compile_: bool | None) -> None:
+    """The predecessor's commands all take --compile; ours says where it does nothing."""
+    if compile_:
+        logger.info("--compile has no effect here: shapes change too often to pay for it; train compiles its step")

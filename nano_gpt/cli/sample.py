@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nano_gpt.cli.options import Checkpoint, Device, Json, Preset, Pretrained
+from nano_gpt.cli.options import (
+    Checkpoint,
+    Compile,
+    Device,
+    Json,
+    Preset,
+    Pretrained,
+    SequenceLength,
+    tell_not_compiled,
+)
 from nano_gpt.config.inference import SamplingConfig
 from nano_gpt.config.loading import build
 from nano_gpt.errors import ConfigError
@@ -29,6 +38,8 @@ def sample(
     pretrained: Pretrained = None,
     checkpoint: Checkpoint = None,
     model: Preset = None,
+    sequence_length: SequenceLength = None,
+    compile_: Compile = None,
     device: Device = "auto",
     num_sequences: Annotated[
         int | None,
@@ -119,7 +130,14 @@ def sample(
     from nano_gpt.inference.text import fit, own_sampling
     from nano_gpt.runtime.device import resolve_device
 
-    loaded = load_model(pretrained, checkpoint=checkpoint, preset=model, device=resolve_device(device))
+    tell_not_compiled(compile_)
+    loaded = load_model(
+        pretrained,
+        checkpoint=checkpoint,
+        preset=model,
+        sequence_length=sequence_length,
+        device=resolve_device(device),
+    )
     own = own_sampling(loaded)
     configs = [
         build(SamplingConfig, {**own.model_dump(), **given, "prompt": prompt})

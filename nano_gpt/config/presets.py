@@ -63,7 +63,8 @@ RECIPES: dict[str, Values] = {
         "sampling": {"prompt": "", "num_sequences": 2, "max_length": 100},
     },
     "tinyshakespeare": {**_SMALL, "data": {"dataset": "tinyshakespeare"}},
-    # nanoGPT's "laptop" recipe (README, quick start), whose validation loss is 1.88.
+    # nanoGPT's "laptop" recipe (README, quick start), whose validation loss is 1.88, with twice its learning rate: on
+    # the whole validation split 1e-3 gives 1.888 and 1.900, 2e-3 gives 1.815 and 1.819 (seeds 1337 and 1).
     "shakespeare_char": {
         "preset": "gpt2-xxs",
         "model": {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64, "dropout": 0.0},
@@ -71,7 +72,7 @@ RECIPES: dict[str, Values] = {
         "training": {
             "max_steps": 2000,
             "total_batch_size": 12 * 64,
-            "optimizer": {"learning_rate": 1e-3, "beta2": 0.99},
+            "optimizer": {"learning_rate": 2e-3, "beta2": 0.99},
             "lr_schedule": {"warmup_steps": 100},
             "log_steps": 10,
             "checkpoint_steps": 500,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hub.fake_hub import FakeHub
 from hub.small_models import TINY, write_folder, write_run
 
@@ -210,3 +211,18 @@ def test_another_architecture(hub: FakeHub) -> None:
     hub.add("some/one", Path("model"))
     with pytest.raises(CheckpointError, match="model_type is 'llama'"):
         load_model("some/one")
+
+
+def test_a_shorter_context_says_the_same_of_short_texts() -> None:
+    write_folder(Path("model"))
+    whole, short = load_model("model").model, load_model("model", sequence_length=4).model
+    ids = torch.tensor([[1, 2, 3, 4]])
+    assert short.config.n_positions == 4 and short.wpe.weight.shape == (4, TINY.n_embd)
+    assert torch.equal(whole(ids), short(ids))
+    with pytest.raises(ConfigError, match=f"more than the model's {TINY.n_positions}"):
+        load_model("model", sequence_length=TINY.n_positions + 1)
+
+
+def test_untrained_weights_follow_the_seed(gpt2_bpe: None) -> None:
+    weights = [load_model(preset="gpt2-xxs", seed=seed).model.wte.weight for seed in (1, 1, 2)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
