@@ -54,7 +54,7 @@ RECIPES: dict[str, Values] = {
         "model": {"n_layer": 2, "n_head": 4, "n_embd": 256, "n_positions": 128},
         "data": {"dataset": "python_docs"},
         "training": {
-            "max_steps": 1500,
+            "max_steps": 2000,
             "total_batch_size": 8 * 128,
             "optimizer": {"learning_rate": 1e-3, "beta2": 0.99},
             "log_steps": 10,
