@@ -41,6 +41,8 @@ def set_up(*, main_rank: bool = True, debug: bool = False) -> None:
 
 def add_file(path: Path) -> logging.Handler:
     """Append every line to `path` as well; close and remove the handler with `remove`."""
+    if logger.level == logging.NOTSET:  # used as a library, without `set_up`: the root's level would drop the lines
+        logger.setLevel(logging.INFO)
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(message)s"))

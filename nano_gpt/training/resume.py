@@ -9,16 +9,16 @@ from nano_gpt.config import RunConfig
 from nano_gpt.config.presets import Values
 from nano_gpt.errors import CheckpointError, ConfigError
 
-# What makes it another run: the network, the tokens and their order.
-_FIXED = (
-    "model.",
+# What makes it another run: the network (all of `model`), the tokens and their order. Where the tokens lie may change:
+# the prepared set itself is compared by its fingerprint.
+_FIXED = {
     "data.dataset",
     "data.files",
     "data.tokenizer",
     "data.shuffle",
     "training.total_batch_size",
     "training.seed",
-)
+}
 
 
 def find_run(reference: str, run_dir: Path | None) -> tuple[Path, Path | None]:
@@ -53,7 +53,7 @@ def changed_settings(old: RunConfig, new: RunConfig) -> list[str]:
     changes = []
     for name in before:
         if before[name] != after[name]:
-            if name.startswith(_FIXED):
+            if name in _FIXED or name.startswith("model."):
                 raise ConfigError(
                     f"{name} was {before[name]!r} in this run and cannot become {after[name]!r}",
                     "leave it as it was, or start a new run",

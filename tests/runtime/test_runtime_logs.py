@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,17 @@ def test_a_log_file_is_appended_to(tmp_path: Path) -> None:
         logger.info(line)
         logs.remove(handler)
     assert path.read_text() == "first run\nresumed\n"
+
+
+def test_a_library_user_gets_the_log_file_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody called `set_up`, as in `nano_gpt.train(config)`: the run's train.log was empty."""
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
+    handler = logs.add_file(tmp_path / "train.log")
+    logger.info("step 1")
+    logs.remove(handler)
+    assert (tmp_path / "train.log").read_text() == "step 1\n"
+    assert capsys.readouterr().err == ""  # and the console stays the program's own
 
 
 @pytest.mark.parametrize(

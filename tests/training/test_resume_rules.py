@@ -40,6 +40,9 @@ def test_harmless_changes_are_told_and_others_refused() -> None:
         f"training.max_steps: {old.training.max_steps} -> 5000",
         "training.micro_batch_size: None -> 2",
     ]
-    for other in ({"model.n_layer": 2}, {"training.seed": 1}, {"data.tokenizer": "char"}):
+    assert changed_settings(old, resolve(flags={"data.dataset_dir": "elsewhere"})) == [
+        "data.dataset_dir: dataset_cache -> elsewhere"
+    ]
+    for other in ({"data.dataset": "mine"}, {"model.n_layer": 9}, {"training.seed": 1}, {"data.tokenizer": "char"}):
         with pytest.raises(ConfigError, match=next(iter(other))):
-            changed_settings(old, resolve(flags=other))
+            changed_settings(old, resolve(recipe="python_docs", flags=other))
