@@ -22,6 +22,7 @@ from nano_gpt.checkpoint.source import RUNS
 from nano_gpt.config import RunConfig, to_yaml
 from nano_gpt.errors import ConfigError
 from nano_gpt.runtime import files
+from nano_gpt.training.state import RunState
 
 
 class RunFolder:
@@ -55,28 +56,28 @@ class RunFolder:
                 f"{self.path} already holds a run", f"go on with it: --resume {self.path}; or choose another --run-dir"
             )
 
-    def begin(self, config: RunConfig, step: int) -> None:
-        """Write down what will run, from `step` on; what an interrupted run recorded after it is recorded again."""
+    def begin(self, config: RunConfig, state: RunState) -> None:
+        """Write down what will run, from `state` on; what an interrupted run recorded after it is recorded again."""
         files.write_text(self.config_file, to_yaml(config))
         files.write_text(self.environment_file, json.dumps(environment(), indent=2) + "\n")
-        self._truncate_events(step)
+        self._truncate_events(state)
 
-    def _truncate_events(self, step: int) -> None:
-        """Drop what was recorded after `step` updates: the resumed run records it again."""
+    def _truncate_events(self, state: RunState) -> None:
         for path in (self.metrics_file, self.samples_file):
             if path.exists():
-                kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _happened_by(line, step)]
+                kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _happened_by(line, state)]
                 files.write_text(path, "".join(line + "\n" for line in kept))
 
 
-def _happened_by(line: str, step: int) -> bool:
+def _happened_by(line: str, state: RunState) -> bool:
     try:
         event = json.loads(line)
     except ValueError:  # a line that a kill cut short
         return False
+    if event["step"] != state.step:
+        return bool(event["step"] < state.step)
     # Training step s makes the state s + 1; everything else at s is about the state s.
-    at: int = event["step"]
-    return at < step or (at == step and event["kind"] != "train")
+    return event["kind"] == "checkpoint" or (event["kind"] != "train" and state.evaluated)
 
 
 def new_run_path(dataset: str) -> Path:

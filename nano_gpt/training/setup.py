@@ -77,7 +77,7 @@ def train(
             if resume:
                 checkpointer.restore(trainer.state, checkpoint)
             if ranks.is_main:
-                folder.begin(config, trainer.state.step)
+                folder.begin(config, trainer.state)
             with _listening(trainer.metrics, folder, config, trainer.state.step, ranks):
                 trainer.run()
     state = trainer.state

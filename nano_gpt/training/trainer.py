@@ -44,6 +44,8 @@ class Trainer:
         with StopRequest() as stop:
             if not self.state.evaluated:
                 self._evaluate()
+                if self.state.step and self._is_due(self.config.checkpoint_steps):
+                    self.save(self.state)  # a signal had it saved unmeasured; now it may be the best
             while self.state.step < self.config.max_steps:
                 result = self._train_one_step()
                 self._report(result)
@@ -85,8 +87,7 @@ class Trainer:
             mfu=rate * self.flops_per_token / self.peak_flops if self.peak_flops else None,
             eta=self._clock.time_left(self.state.step),
         )
-        if not math.isfinite(loss):
-            raise _diverged(step, loss)
+        _check_finite("loss", loss, step)
 
     def _mean_loss(self, result: StepResult) -> float:
         """Over all tokens of all ranks of the last step."""
@@ -96,13 +97,14 @@ class Trainer:
         if self._is_due(self.eval_steps):
             for evaluation in self.evaluations:
                 evaluation(self.state)
+                _check_finite("validation loss", self.state.validation_loss or 0.0, self.state.step)
             self._clock.restart()
         self.state.evaluated = True
 
     def _save(self, result: StepResult) -> None:
-        loss = self._mean_loss(result)
-        if not math.isfinite(loss):  # the last good checkpoint stays the last one
-            raise _diverged(self.state.step - 1, loss)
+        """Not what has diverged, so that the last good checkpoint stays the last one."""
+        _check_finite("loss", self._mean_loss(result), self.state.step - 1)
+        _check_finite("gradient norm", float(result.grad_norm), self.state.step - 1)
         self.save(self.state)
         self._clock.restart()
 
@@ -110,11 +112,13 @@ class Trainer:
         return self.state.step % interval == 0 or self.state.step == self.config.max_steps
 
 
-def _diverged(step: int, loss: float) -> NanoGPTError:
-    return NanoGPTError(
-        f"the loss is {loss} at step {step}: the run has diverged, nothing was saved since the last checkpoint",
-        "lower training.optimizer.learning_rate, or lengthen the warm-up, and --resume",
-    )
+def _check_finite(what: str, value: float, step: int) -> None:
+    """All ranks see the same values, so all of them stop here or none."""
+    if not math.isfinite(value):
+        raise NanoGPTError(
+            f"the {what} is {value} at step {step}: the run has diverged, nothing was saved since the last checkpoint",
+            "lower training.optimizer.learning_rate, or lengthen the warm-up, and --resume",
+        )
 
 
 class _Clock:

@@ -8,6 +8,7 @@ from pathlib import Path
 from nano_gpt.config import resolve
 from nano_gpt.training.metrics import Event, JsonLines, Metrics, duration, text_form
 from nano_gpt.training.run_folder import RunFolder
+from nano_gpt.training.state import RunState
 
 TRAIN = {"loss": 10.80801, "grad_norm": 5.55249, "dt_ms": 388.2, "tokens_per_second": 1350554.78, "lr": 3.36e-6}
 
@@ -34,17 +35,22 @@ def test_json_lines_never_hold_nan(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_keeps_only_what_happened_before(tmp_path: Path) -> None:
-    """After 10 updates: training steps 0 to 9 and the validation at 10 stay; a line cut short by a kill goes."""
+    """After 10 updates: training steps 0 to 9 and the validation at 10 stay; a line cut short by a kill goes.
+
+    A run that a signal stopped before the validation at 10 makes it again, so then that goes too.
+    """
     folder = RunFolder(tmp_path, resolve())
     events = [{"kind": "train", "step": step} for step in range(13)] + [
         {"kind": "val", "step": step} for step in (0, 10, 12)
     ]
     folder.metrics_file.write_text("".join(json.dumps(event) + "\n" for event in events) + '{"kind": "tra')
-    folder.begin(resolve(), 10)
+    folder.begin(resolve(), RunState(step=10, evaluated=True))
     kept = [json.loads(line) for line in folder.metrics_file.read_text().splitlines()]
     assert [event["step"] for event in kept if event["kind"] == "train"] == list(range(10))
     assert [event["step"] for event in kept if event["kind"] == "val"] == [0, 10]
     assert len(kept) == 12
+    folder.begin(resolve(), RunState(step=10, evaluated=False))
+    assert folder.metrics_file.read_text() == "".join(json.dumps(event) + "\n" for event in kept[:-1])
 
 
 def test_duration() -> None:
