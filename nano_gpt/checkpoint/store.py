@@ -76,11 +76,14 @@ class CheckpointStore:
         return path
 
     def _prune(self) -> None:
-        pointer = self.folder / "best"
-        best = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
+        best = self._best()
         for step in self.steps()[: -self.keep]:
             if self.path(step).name != best:
                 shutil.rmtree(self.path(step), ignore_errors=True)
+
+    def _best(self) -> str | None:
+        pointer = self.folder / "best"
+        return pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
 
     def newest_valid(self) -> Path:
         """The newest checkpoint whose files are all as they were written; damaged ones are named and passed over."""
@@ -96,12 +99,20 @@ class CheckpointStore:
         )
 
     def abandon_after(self, step: int) -> None:
-        """A run that goes on from `step` leaves the later checkpoints behind, under another name."""
-        for later in (found for found in self.steps() if found > step):
-            aside = self.folder / f"abandoned_{self.path(later).name}"
+        """A run that goes on from `step` leaves the later checkpoints behind, under another name.
+
+        `latest` then names the one of `step`, and `best` nothing until a checkpoint earns it.
+        """
+        later = [self.path(found) for found in self.steps() if found > step]
+        if later and self.path(step).is_dir():
+            write_text(self.folder / "latest", self.path(step).name + "\n")
+        if self._best() in {path.name for path in later}:
+            (self.folder / "best").unlink()
+        for path in later:
+            aside = self.folder / f"abandoned_{path.name}"
             shutil.rmtree(aside, ignore_errors=True)
-            self.path(later).rename(aside)
-            logger.info(f"set aside {self.path(later)} as {aside.name}")
+            path.rename(aside)
+            logger.info(f"set aside {path} as {aside.name}")
 
 
 def verify(path: Path) -> None:

@@ -36,13 +36,13 @@ _SMALL: Values = {
     "preset": "gpt2-xxs",
     "model": {"n_embd": 128, "n_positions": 128},
     "training": {
-        "max_steps": 1000,
-        "total_batch_size": 16 * 128,
+        "max_steps": 600,
+        "total_batch_size": 8 * 128,
         "optimizer": {"learning_rate": 1e-3},
         "log_steps": 10,
-        "checkpoint_steps": 250,
+        "checkpoint_steps": 200,
     },
-    "evaluation": {"eval_steps": 250, "validation_steps": 20},
+    "evaluation": {"eval_steps": 200, "validation_steps": 20},
     "sampling": {"prompt": "", "num_sequences": 2, "max_length": 100},
 }
 

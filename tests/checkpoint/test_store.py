@@ -100,10 +100,15 @@ def test_a_crash_while_writing_leaves_the_old_ones(tmp_path: Path, monkeypatch: 
 def test_going_on_from_an_older_one_sets_later_ones_aside(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=3)
     for step in (10, 20, 30):
-        save(store, step)
-    store.abandon_after(10)
-    assert store.steps() == [10]
+        save(store, step, best=step < 30)
+    store.abandon_after(20)
+    assert store.steps() == [10, 20]
     assert (tmp_path / "abandoned_step_000030").is_dir()
+    assert (tmp_path / "latest").read_text() == "step_000020\n"  # it named what was no longer there
+    assert (tmp_path / "best").read_text() == "step_000020\n"
+    store.abandon_after(10)
+    assert (tmp_path / "latest").read_text() == "step_000010\n"
+    assert not (tmp_path / "best").exists()
 
 
 @pytest.fixture

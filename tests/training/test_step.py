@@ -50,7 +50,7 @@ def test_the_loss_is_the_mean_over_the_targets_that_count() -> None:
     logits = model(ids)
     plain = torch.nn.functional.cross_entropy(logits[kept], targets[kept])
     assert int(kept.sum()) == 59
-    assert model(ids, targets).item() / 59 == pytest.approx(float(plain), rel=1e-6)
+    assert model(ids, targets).item() / 59 == pytest.approx(plain.item(), rel=1e-6)
 
 
 def test_dropout_is_a_function_of_seed_step_and_rank() -> None:
