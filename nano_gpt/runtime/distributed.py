@@ -113,6 +113,9 @@ def from_main(function: Callable[[], T]) -> T:
             outcome = function()
         except NanoGPTError as error:
             outcome = error
+        except Exception as error:  # the others must not wait for what will not come
+            broadcast(NanoGPTError(f"rank 0 stopped: {type(error).__name__}: {error}"))
+            raise
     outcome = broadcast(outcome)
     if isinstance(outcome, NanoGPTError):
         raise outcome

@@ -12,7 +12,7 @@ from nano_gpt.checkpoint.store import Checkpoint, CheckpointStore
 from nano_gpt.config import RunConfig
 from nano_gpt.errors import CheckpointError
 from nano_gpt.model.gpt import GPT
-from nano_gpt.runtime.distributed import Ranks, barrier
+from nano_gpt.runtime.distributed import Ranks, barrier, from_main
 from nano_gpt.runtime.logs import logger
 from nano_gpt.tokenizer.base import Tokenizer
 from nano_gpt.training.metrics import Metrics
@@ -33,18 +33,20 @@ class Checkpointer:
     ranks: Ranks
 
     def save(self, state: RunState) -> None:
+        """Raises, on all ranks, what keeps rank 0 from writing: DiskFullError, with the older checkpoints untouched."""
         best = state.claim_best()
-        if self.ranks.is_main:
-            values = {**state.state_dict(), "tokens": state.step * self.config.training.total_batch_size}
-            tensors = optimizer_tensors(self.optimizer, self.model)
-            checkpoint = Checkpoint(dict(self.model.state_dict()), tensors, values)
-            path = self.store.save(checkpoint, self.config.model, self.tokenizer, best=best)
-            self.metrics.record("checkpoint", state.step, path=str(path), best=best)
-        barrier()
+        path = from_main(lambda: self._write(state, best))
+        self.metrics.record("checkpoint", state.step, path=str(path), best=best)
+
+    def _write(self, state: RunState, best: bool) -> Path:
+        values = {**state.state_dict(), "tokens": state.step * self.config.training.total_batch_size}
+        tensors = optimizer_tensors(self.optimizer, self.model)
+        checkpoint = Checkpoint(dict(self.model.state_dict()), tensors, values)
+        return self.store.save(checkpoint, self.config.model, self.tokenizer, best=best)
 
     def restore(self, state: RunState, path: Path | None) -> None:
         """From `path`, or else the newest whole checkpoint. Raises CheckpointError with nothing half loaded."""
-        path = path or self.store.newest_valid()
+        path = path or from_main(self.store.newest_valid)
         saved = checkpoints.load(path)
         if saved.state["data_fingerprint"] != state.data_fingerprint:
             raise CheckpointError(

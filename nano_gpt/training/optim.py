@@ -50,5 +50,8 @@ def load_optimizer_tensors(optimizer: Optimizer, model: nn.Module, tensors: dict
                     f"optimizer state {kind}/{name} is {tuple(tensor.shape)}, not {tuple(parameter.shape)}"
                 )
     for name, parameter in parameters.items():
-        # The step counter stays where the fused kernel keeps it: on the parameter's device, like the moments.
-        optimizer.state[parameter] = {kind: tensor.to(parameter.device) for kind, tensor in by_name[name].items()}
+        # The step counter stays where the fused kernel keeps it: on the parameter's device, like the moments. Copied,
+        # because what safetensors has read on a CPU is a map of the checkpoint's file, which will be moved or pruned.
+        optimizer.state[parameter] = {
+            kind: tensor.to(parameter.device, copy=True) for kind, tensor in by_name[name].items()
+        }

@@ -47,6 +47,7 @@ class RunFolder:
             raise ConfigError(f"another process is training in {self.path}", "choose another --run-dir") from None
 
     def release(self) -> None:
+        """Nothing happens on a rank that has claimed nothing."""
         self._lock.release()
 
     def check_new(self) -> None:

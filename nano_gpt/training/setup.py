@@ -17,7 +17,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nano_gpt.checkpoint.store import CheckpointStore
 from nano_gpt.config import RunConfig, resolve
-from nano_gpt.config.data import DataConfig
 from nano_gpt.data.loader import TokenLoader
 from nano_gpt.data.manifest import PreparedSet, open_prepared
 from nano_gpt.data.prepare import ensure_prepared
@@ -65,19 +64,18 @@ def train(
     ranks = distributed.from_environment()
     device = resolve_device(config.training.device, ranks.local_rank)
     with distributed.process_group(ranks, device):
-        prepared = _prepared_set(config.data, ranks)
+        prepared = open_prepared(distributed.from_main(lambda: ensure_prepared(config.data).folder))
         config = _with_vocabulary(config, prepared)
         folder = RunFolder(distributed.broadcast(run_dir or new_run_path(config.data.dataset)), config)
         if resume:
             _tell_changes(folder, config)
-        elif ranks.is_main:
-            folder.check_new()
+        else:
+            distributed.from_main(folder.check_new)
         trainer, checkpointer = _assemble(config, prepared, folder, ranks, device)
-        with _claimed(folder, ranks):
+        with _claimed(folder):
             if resume:
                 checkpointer.restore(trainer.state, checkpoint)
-            if ranks.is_main:
-                folder.begin(config, trainer.state)
+            distributed.from_main(lambda: folder.begin(config, trainer.state))
             with _listening(trainer.metrics, folder, config, trainer.state.step, ranks):
                 trainer.run()
     state = trainer.state
@@ -131,16 +129,6 @@ def _assemble(
         peak_flops=peak * ranks.world_size if peak else None,
     )
     return trainer, checkpointer
-
-
-def _prepared_set(config: DataConfig, ranks: Ranks) -> PreparedSet:
-    """Rank 0 prepares what is not there yet; the others wait and open it."""
-    if ranks.is_main:
-        prepared = ensure_prepared(config)
-        folder = distributed.broadcast(prepared.folder)
-        return prepared
-    folder = distributed.broadcast(Path())
-    return open_prepared(folder)
 
 
 def _with_vocabulary(config: RunConfig, prepared: PreparedSet) -> RunConfig:
@@ -202,12 +190,9 @@ def _tell_changes(folder: RunFolder, config: RunConfig) -> None:
 
 
 @contextmanager
-def _claimed(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
+def _claimed(folder: RunFolder) -> Iterator[None]:
     """Rank 0 holds the folder for as long as the run writes to it."""
-    if not ranks.is_main:
-        yield
-        return
-    folder.claim()
+    distributed.from_main(folder.claim)
     try:
         yield
     finally:

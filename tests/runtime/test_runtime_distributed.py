@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -29,3 +34,56 @@ def test_a_single_process_needs_no_group() -> None:
         assert distributed.broadcast({"a": 1}) == {"a": 1}
         assert distributed.from_main(lambda: 7) == 7
         distributed.barrier()
+
+
+RANKS = """
+import sys
+from pathlib import Path
+import torch
+from nano_gpt.errors import DataError
+from nano_gpt.runtime import distributed
+
+ranks = distributed.from_environment()
+said = []
+
+def attempt(function):
+    try:
+        said.append(repr(distributed.from_main(function)))
+    except Exception as error:
+        said.append(f"{type(error).__name__}: {error}")
+
+def refuse():
+    raise DataError("no such set", "prepare it")
+
+with distributed.process_group(ranks, torch.device("cpu")):
+    attempt(lambda: ranks.rank)
+    attempt(refuse)
+    attempt(lambda: 1 / 0)
+    attempt(lambda: "still together")
+    said.append(distributed.all_reduce_sum(torch.tensor([ranks.rank + 1.0])).item())
+    said.append((distributed.any_rank(ranks.rank == 1), distributed.any_rank(False)))
+Path(sys.argv[1], str(ranks.rank)).write_text("\\n".join(map(str, said)))
+"""
+
+
+def test_two_ranks_agree_also_when_the_first_one_fails(tmp_path: Path) -> None:
+    """What only rank 0 raised left the others in a collective that never came, with an error of the network."""
+    (tmp_path / "ranks.py").write_text(RANKS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "ranks.py"), str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for rank in "01":
+        lines = (tmp_path / rank).read_text().split("\n")
+        unexpected = "ZeroDivisionError: division by zero"
+        assert lines == [
+            "0",
+            "DataError: no such set",
+            "  hint: prepare it",
+            unexpected if rank == "0" else f"NanoGPTError: rank 0 stopped: {unexpected}",
+            "'still together'",
+            "3.0",
+            "(True, False)",
+        ]

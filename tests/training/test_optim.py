@@ -46,7 +46,9 @@ def test_state_round_trip_continues_bit_for_bit() -> None:
     other.load_state_dict(weights)
     resumed = build_optimizer(other, OptimizerConfig())
     load_optimizer_tensors(resumed, other, saved)
+    before = {name: tensor.clone() for name, tensor in saved.items()}
     step(other, resumed, 2)
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in before.items())  # its own copy, not the file's map
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
