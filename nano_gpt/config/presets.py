@@ -74,7 +74,6 @@ RECIPES: dict[str, Values] = {
             "max_steps": 2000,
             "total_batch_size": 12 * 64,
             "optimizer": {"learning_rate": 2e-3, "beta2": 0.99},
-            "lr_schedule": {"warmup_steps": 100},
             "log_steps": 10,
             "checkpoint_steps": 500,
         },
