@@ -19,6 +19,7 @@ from torch import Tensor
 from nano_gpt.errors import DataError
 from nano_gpt.evaluation.scoring import scoring_mode, target_log_probabilities
 from nano_gpt.model.gpt import GPT
+from nano_gpt.runtime.device import send
 from nano_gpt.tokenizer.base import Tokenizer
 
 Progress = Callable[[int, int], None]  # rows handed to the device so far, rows in all
@@ -120,6 +121,6 @@ def _token_log_probabilities(model: GPT, rows: Sequence[Row], device: torch.devi
         ids[index, :end] = torch.tensor(row.ids[:-1])
         positions.append(torch.arange(end - row.scored, end) + index * width)
         targets.extend(row.ids[-row.scored :])
-    hidden = model.hidden(ids.to(device)).flatten(0, 1)  # (B, T, C) -> (B * T, C)
-    hidden = hidden[torch.cat(positions).to(device)]  # (scored, C)
-    return target_log_probabilities(model, hidden, torch.tensor(targets, device=device))
+    hidden = model.hidden(send(ids, device)).flatten(0, 1)  # (B, T, C) -> (B * T, C)
+    hidden = hidden[send(torch.cat(positions), device)]  # (scored, C)
+    return target_log_probabilities(model, hidden, send(torch.tensor(targets), device))

@@ -17,6 +17,7 @@ from torch import Tensor
 from nano_gpt.errors import DataError
 from nano_gpt.evaluation.scoring import scoring_mode, target_log_probabilities
 from nano_gpt.model.gpt import GPT, IGNORED_TARGET
+from nano_gpt.runtime.device import send
 from nano_gpt.runtime.distributed import all_reduce_sum
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ def validation_loss(
     counts: list[Tensor] = []
     with scoring_mode(model, dtype) as device:
         for batch in batches:
-            hidden = model.hidden(batch.ids.to(device, non_blocking=True)).flatten(0, 1)  # (B, T, C) -> (B * T, C)
-            targets = batch.targets.to(device, non_blocking=True).flatten()
+            hidden = model.hidden(send(batch.ids, device)).flatten(0, 1)  # (B, T, C) -> (B * T, C)
+            targets = send(batch.targets, device).flatten()
             losses.append(-target_log_probabilities(model, hidden, targets).sum())
             counts.append((batch.targets != IGNORED_TARGET).sum())
     # sync: once, and in fp64 on the CPU, since MPS has none and long sums of fp32 drift

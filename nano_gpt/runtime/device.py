@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nano_gpt.errors import ConfigError
 from nano_gpt.runtime.logs import logger
@@ -99,6 +100,16 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     if "Laptop" in name:
         return None
     return next((peak for key, peak in _PEAK_BF16_FLOPS.items() if re.search(rf"\b{key}\b", name)), None)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on `device`; on CUDA without waiting for it.
+
+    Elsewhere it is waited for: Metal may read the memory of the source after it was freed (pytorch issue 189690).
+    """
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def synchronize(device: torch.device) -> None:

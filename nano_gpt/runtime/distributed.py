@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from nano_gpt.errors import NanoGPTError
+from nano_gpt.errors import ConfigError, NanoGPTError
 
 if TYPE_CHECKING:
     import torch
@@ -48,10 +48,15 @@ def from_environment() -> Ranks:
 
 @contextmanager
 def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """Join the other ranks for as long as the context is open: nccl on CUDA, gloo elsewhere."""
+    """Join the other ranks for as long as the context is open: nccl on CUDA, gloo on CPUs.
+
+    Raises ConfigError for a Metal GPU, for which torch has no collectives.
+    """
     if ranks.world_size == 1:
         yield
         return
+    if device.type == "mps":
+        raise ConfigError(f"{ranks.world_size} processes cannot share a Metal GPU", "start one; or --device cpu")
     import torch.distributed as dist
 
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"

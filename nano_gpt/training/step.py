@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from nano_gpt.data.loader import Batch
-from nano_gpt.runtime.device import autocast
+from nano_gpt.runtime.device import autocast, send
 from nano_gpt.runtime.distributed import Ranks
 from nano_gpt.runtime.seeding import derive_seed
 from nano_gpt.training.optim import set_learning_rate
@@ -53,9 +53,7 @@ class TrainStep:
         for index, batch in enumerate(pending):
             with self._synchronised(index == len(pending) - 1):
                 with autocast(self.device, self.dtype):
-                    loss = self.forward(
-                        batch.ids.to(self.device, non_blocking=True), batch.targets.to(self.device, non_blocking=True)
-                    )
+                    loss = self.forward(send(batch.ids, self.device), send(batch.targets, self.device))
                 # DistributedDataParallel takes the mean over ranks; we want the sum.
                 (loss * (self.ranks.world_size / num_targets)).backward()
             loss_sum += loss.detach()

@@ -7,7 +7,7 @@ import torch
 
 from nano_gpt.errors import ConfigError
 from nano_gpt.runtime import device as device_module
-from nano_gpt.runtime.device import autocast, can_compile, peak_flops, resolve_device, resolve_dtype, synchronize
+from nano_gpt.runtime.device import autocast, can_compile, peak_flops, resolve_device, resolve_dtype, send, synchronize
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")
 
@@ -89,6 +89,23 @@ def test_autocast_multiplies_in_bf16_and_keeps_fp32_otherwise() -> None:
     with autocast(CPU, torch.float32):
         assert (matrix @ matrix).dtype == torch.float32
     synchronize(CPU)
+
+
+@pytest.mark.parametrize(("device", "waits"), [(CPU, True), (MPS, True), (CUDA, False)])
+def test_only_cuda_copies_while_we_go_on(device: torch.device, waits: bool) -> None:
+    """Metal silently reads freed memory when a copy from it is not waited for."""
+
+    class Spy:
+        pinned = False
+
+        def pin_memory(self) -> Spy:
+            self.pinned = True
+            return self
+
+        def to(self, device: torch.device, non_blocking: bool = False) -> tuple[torch.device, bool, bool]:
+            return device, self.pinned, non_blocking
+
+    assert send(Spy(), device) == (device, not waits, not waits)  # type: ignore[arg-type, comparison-overlap]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nano_gpt.errors import ConfigError
 from nano_gpt.runtime import distributed
 from nano_gpt.runtime.distributed import Ranks, from_environment
 
@@ -34,6 +35,14 @@ def test_a_single_process_needs_no_group() -> None:
         assert distributed.broadcast({"a": 1}) == {"a": 1}
         assert distributed.from_main(lambda: 7) == 7
         distributed.barrier()
+
+
+def test_a_metal_gpu_is_for_one_process() -> None:
+    with (
+        pytest.raises(ConfigError, match="2 processes cannot share a Metal GPU"),
+        distributed.process_group(Ranks(0, 2, 0), torch.device("mps")),
+    ):
+        pass
 
 
 RANKS = """
