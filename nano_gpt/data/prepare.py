@@ -7,7 +7,6 @@ only on the source, the tokenizer and the options: not on the number of processe
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -23,7 +22,7 @@ from nano_gpt.data.shards import ShardWriter, Tokens, token_dtype
 from nano_gpt.data.sources import Source
 from nano_gpt.data.tokenizing import BATCH_CHARACTERS, BATCH_DOCUMENTS, TextBatch, tokenise
 from nano_gpt.errors import DataError
-from nano_gpt.registry import unknown_name
+from nano_gpt.registry import load, unknown_name
 from nano_gpt.runtime.logs import logger
 from nano_gpt.tokenizer import load_tokenizer, needs_corpus, train_tokenizer
 from nano_gpt.tokenizer.base import Tokenizer
@@ -92,8 +91,7 @@ def ensure_prepared(config: DataConfig) -> PreparedSet:
 def make_source(config: DataConfig, revision: str | None = None) -> Source:
     """The source of `config`, at `revision` where it can choose."""
     info = dataset_info(config)
-    module, attribute = info.source.split(":")
-    source: Source = getattr(importlib.import_module(module), attribute)(info, config, revision)
+    source: Source = load(info.source)(info, config, revision)
     return source
 
 
