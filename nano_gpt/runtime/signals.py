@@ -1,9 +1,14 @@
-"""Being asked to stop: the first SIGINT or SIGTERM is noted, the second one ends the process at once."""
+"""Being asked to stop: the first SIGINT or SIGTERM is noted, a later one ends the process at once.
+
+Where a whole group is signalled (SLURM, systemd), torchrun passes on to its workers what they were sent themselves, so
+what follows within a second is taken for the same request.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -11,6 +16,7 @@ from nano_gpt.runtime.distributed import any_rank
 from nano_gpt.runtime.logs import logger
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAME_REQUEST = 1.0  # seconds
 
 
 class StopRequest:
@@ -18,6 +24,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._noted = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -33,8 +40,10 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
+            if time.monotonic() - self._noted > SAME_REQUEST:
+                raise KeyboardInterrupt
+            return
+        self.signal, self._noted = number, time.monotonic()
         logger.info(f"{signal.Signals(number).name}: saving after this step; once more to stop at once")
 
     def agreed(self) -> bool:
