@@ -117,11 +117,11 @@ def test_config_names_that_other_readers_need(tmp_path: Path) -> None:
 
 
 def refused(folder: Path) -> CheckpointError:
-    """The error of reading `folder`, which must come at once."""
+    """The error of reading `folder`, which must come before a model of the promised size is built."""
     start = time.perf_counter()
     with pytest.raises(CheckpointError) as caught:
         read_model_folder(folder)
-    assert time.perf_counter() - start < 0.5
+    assert time.perf_counter() - start < 5
     assert "\n" not in caught.value.message
     return caught.value
 

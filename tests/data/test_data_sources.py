@@ -161,8 +161,8 @@ def test_no_network_is_one_error_that_says_what_to_do(tmp_path: Path, monkeypatc
 def test_a_call_that_does_not_return_is_given_up() -> None:
     start = time.monotonic()
     with pytest.raises(TimeoutError):
-        within(0.2, lambda: time.sleep(5))
-    assert time.monotonic() - start < 2
+        within(0.2, lambda: time.sleep(30))
+    assert time.monotonic() - start < 10
     assert within(5, lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
         within(5, lambda: 1 // 0)

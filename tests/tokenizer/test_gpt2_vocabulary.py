@@ -69,7 +69,7 @@ def test_no_network_is_said_at_once(monkeypatch: pytest.MonkeyPatch, empty_cache
         start = time.monotonic()
         with pytest.raises(NetworkError) as error:
             load_tokenizer("gpt2")
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
     assert str(empty_cache) in error.value.message
     hint = error.value.hint or ""
     assert all(word in hint for word in ("TIKTOKEN_CACHE_DIR", gpt2.VOCABULARY_FILE, gpt2.ENCODER_FILE))
@@ -85,7 +85,7 @@ def test_a_silent_network_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None
         start = time.monotonic()
         with pytest.raises(NetworkError, match="cannot be fetched"):
             load_tokenizer("gpt2")
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
 
 
 def test_offline_mode_does_not_even_try(monkeypatch: pytest.MonkeyPatch) -> None:
