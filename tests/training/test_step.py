@@ -8,6 +8,7 @@ import torch
 from nano_gpt.config import GPTConfig
 from nano_gpt.config.training import OptimizerConfig
 from nano_gpt.data.loader import Batch
+from nano_gpt.errors import NanoGPTError
 from nano_gpt.model.gpt import GPT, IGNORED_TARGET
 from nano_gpt.runtime.distributed import Ranks
 from nano_gpt.training.optim import build_optimizer
@@ -58,3 +59,18 @@ def test_dropout_is_a_function_of_seed_step_and_rank() -> None:
             {"plain": {}, "burnt": {"burn": 100}, "rank 1": {"rank": 1}}.items()}  # fmt: skip
     assert loss["plain"] == loss["burnt"]
     assert loss["plain"] != loss["rank 1"]
+
+
+@pytest.mark.parametrize(("micro", "hint"), [(6, "--micro-batch-size 3:"), (1, "a smaller model")])
+def test_too_little_memory_is_one_line_with_the_micro_batch_to_try(micro: int, hint: str) -> None:
+    class Full(torch.nn.Linear):
+        def forward(self, *_: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    model = Full(1, 1)
+    step = TrainStep(
+        model, build_optimizer(model, OptimizerConfig()), CPU, torch.float32, Ranks(), seed=5, gradient_clip=1.0
+    )
+    with pytest.raises(NanoGPTError, match=f"out of memory on cpu with micro-batches of {micro} windows") as caught:
+        step(0, batches(6, micro), num_targets=40, learning_rate=0.1)
+    assert (caught.value.hint or "").startswith(hint)
