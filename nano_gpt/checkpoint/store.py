@@ -115,6 +115,12 @@ class CheckpointStore:
             logger.info(f"set aside {path} as {aside.name}")
 
 
+def run_of(checkpoint: Path) -> Path | None:
+    """RUN for RUN/checkpoints/step_000500, where it is a run's folder; None for a checkpoint that lies elsewhere."""
+    run = checkpoint.resolve().parent.parent
+    return run if (run / "config.yaml").is_file() else None
+
+
 def verify(path: Path) -> None:
     """Compare every file of a checkpoint with its manifest. Raises CheckpointError for the first that differs."""
     try:

@@ -88,6 +88,12 @@ def ensure_prepared(config: DataConfig) -> PreparedSet:
     return prepare(config)
 
 
+def reopen_prepared(config: DataConfig) -> PreparedSet:
+    """What a run was trained on: a finished set as it stands, also where the files that it was made from are gone."""
+    folder = prepared_folder(config)
+    return open_prepared(folder) if (folder / MANIFEST).is_file() else ensure_prepared(config)
+
+
 def make_source(config: DataConfig, revision: str | None = None) -> Source:
     """The source of `config`, at `revision` where it can choose."""
     info = dataset_info(config)

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from nano_gpt.checkpoint.source import LoadedModel
+from nano_gpt.checkpoint.store import run_of
 from nano_gpt.config import DataConfig, EvaluationConfig, RunConfig, TrainingConfig
 from nano_gpt.config.loading import build, read_yaml
-from nano_gpt.data.catalog import MANIFEST, prepared_folder
 from nano_gpt.data.loader import Batch, count_windows, evaluation_batches
 from nano_gpt.data.manifest import PreparedSet, open_prepared
-from nano_gpt.data.prepare import ensure_prepared
+from nano_gpt.data.prepare import reopen_prepared
 from nano_gpt.errors import ConfigError, DataError, NanoGPTError
 from nano_gpt.evaluation.hellaswag import HellaSwagResult, HellaSwagTest
 from nano_gpt.evaluation.hellaswag_items import load_items
@@ -70,11 +70,11 @@ def evaluate(loaded: LoadedModel, request: Request, ranks: Ranks) -> Iterator[Va
 
 
 def _run_of(loaded: LoadedModel) -> RunConfig | None:
-    """The settings of the run whose checkpoint this is: RUN/config.yaml for RUN/checkpoints/step_000500."""
+    """The settings of the run whose checkpoint this is."""
     if loaded.folder is None or loaded.trainer_state is None:
         return None
-    file = loaded.folder.absolute().parent.parent / "config.yaml"
-    return build(RunConfig, read_yaml(file)) if file.is_file() else None
+    run = run_of(loaded.folder)
+    return build(RunConfig, read_yaml(run / "config.yaml")) if run is not None else None
 
 
 def _validation_set(loaded: LoadedModel, request: Request, run: RunConfig | None) -> PreparedSet | None:
@@ -89,7 +89,7 @@ def _validation_set(loaded: LoadedModel, request: Request, run: RunConfig | None
         logger.info("val: skipped, since no --dataset is named and the model is no checkpoint of a run")
         return None
     config = _data_config(loaded, request, run)
-    prepared = open_prepared(from_main(lambda: _prepared_folder(config)))
+    prepared = open_prepared(from_main(lambda: reopen_prepared(config).folder))
     there, ours = prepared.manifest, loaded.tokenizer
     if there.tokenizer_fingerprint != ours.fingerprint:
         raise DataError(
@@ -99,12 +99,6 @@ def _validation_set(loaded: LoadedModel, request: Request, run: RunConfig | None
             f"--tokenizer {loaded.folder or ours.name} --dataset-dir ANOTHER; then eval with that --dataset-dir",
         )
     return prepared
-
-
-def _prepared_folder(config: DataConfig) -> Path:
-    """A finished set as it stands, also where the files that it was made from are gone; else as `train` makes it."""
-    folder = prepared_folder(config)
-    return folder if (folder / MANIFEST).is_file() else ensure_prepared(config).folder
 
 
 def _data_config(loaded: LoadedModel, request: Request, run: RunConfig | None) -> DataConfig:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from nano_gpt.checkpoint.source import LoadedModel
+from nano_gpt.checkpoint.store import run_of
 from nano_gpt.config import RunConfig, build
 from nano_gpt.config.loading import read_yaml
 from nano_gpt.errors import ConfigError
@@ -42,10 +43,10 @@ def training_record(loaded: LoadedModel) -> TrainingRecord | None:
         return None
     step: int = state["step"]
     config, events = None, []
-    checkpoints = loaded.folder.resolve().parent
-    if checkpoints.name == "checkpoints":
-        config = _run_config(checkpoints.parent / "config.yaml")
-        events = [event for event in _events(checkpoints.parent / "metrics.jsonl") if event["step"] <= step]
+    run = run_of(loaded.folder)
+    if run is not None:
+        config = _run_config(run / "config.yaml")
+        events = [event for event in _events(run / "metrics.jsonl") if event["step"] <= step]
     validation = [event for event in events if event["kind"] == "val" and is_number(event.get("loss"))]
     hellaswag = [event for event in events if event["kind"] == "hellaswag"]
     loss = state.get("validation_loss")
@@ -65,8 +66,6 @@ def training_record(loaded: LoadedModel) -> TrainingRecord | None:
 
 
 def _run_config(path: Path) -> RunConfig | None:
-    if not path.is_file():
-        return None
     try:
         return build(RunConfig, read_yaml(path))
     except ConfigError as error:

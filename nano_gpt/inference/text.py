@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nano_gpt.checkpoint.source import LoadedModel
+from nano_gpt.checkpoint.store import run_of
 from nano_gpt.config.inference import SamplingConfig
 from nano_gpt.config.loading import build, read_yaml
 from nano_gpt.errors import ConfigError, DataError
@@ -79,9 +80,9 @@ def generate(
 def own_sampling(loaded: LoadedModel) -> SamplingConfig:
     """How a model samples when nobody says how: as its training run did, or by the defaults of SamplingConfig."""
     if loaded.folder is not None and loaded.trainer_state is not None:
-        file = loaded.folder.parent.parent / "config.yaml"  # RUN/checkpoints/step_000500 -> RUN/config.yaml
-        if file.is_file():
-            values = read_yaml(file).get("sampling") or {}
+        run = run_of(loaded.folder)
+        if run is not None:
+            values = read_yaml(run / "config.yaml").get("sampling") or {}
             if values.get("num_sequences") == 0:  # a run that printed no samples
                 del values["num_sequences"]
             return build(SamplingConfig, values)

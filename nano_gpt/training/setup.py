@@ -19,7 +19,7 @@ from nano_gpt.checkpoint.store import CheckpointStore
 from nano_gpt.config import RunConfig, resolve
 from nano_gpt.data.loader import TokenLoader
 from nano_gpt.data.manifest import PreparedSet, open_prepared
-from nano_gpt.data.prepare import ensure_prepared
+from nano_gpt.data.prepare import ensure_prepared, reopen_prepared
 from nano_gpt.errors import ConfigError
 from nano_gpt.evaluation.hellaswag import HellaSwagTest
 from nano_gpt.evaluation.hellaswag_items import load_items
@@ -64,7 +64,8 @@ def train(
     ranks = distributed.from_environment()
     device = resolve_device(config.training.device, ranks.local_rank)
     with distributed.process_group(ranks, device):
-        prepared = open_prepared(distributed.from_main(lambda: ensure_prepared(config.data).folder))
+        find = reopen_prepared if resume else ensure_prepared
+        prepared = open_prepared(distributed.from_main(lambda: find(config.data).folder))
         config = _with_vocabulary(config, prepared)
         folder = RunFolder(distributed.broadcast(run_dir or new_run_path(config.data.dataset)), config)
         if resume:

@@ -113,7 +113,7 @@ def test_settings_out_of_range_name_themselves(loaded: LoadedModel, bad: dict[st
         generate(loaded, "x", **bad)
 
 
-def test_the_models_own_way_of_sampling(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_the_models_own_way_of_sampling(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run's config.yaml, GPT-2's customary prompt, or nothing for a tokenizer that cannot spell it."""
     assert text.own_sampling(loaded) == SamplingConfig()
     chars = LoadedModel(untrained(4), CharTokenizer("abc"), "a test")
@@ -131,4 +131,6 @@ def test_the_models_own_way_of_sampling(loaded: LoadedModel, tmp_path: Path) -> 
     (step / "training" / "state.json").write_text('{"step": 10}')
     of_run = load_model(checkpoint=step)
     assert text.own_sampling(of_run) == SamplingConfig(prompt="Once", max_length=12)
+    monkeypatch.chdir(step)
+    assert text.own_sampling(load_model(checkpoint=".")).prompt == "Once"
     assert generate(of_run, top_k=None)[0].startswith("Once")

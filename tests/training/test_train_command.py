@@ -178,6 +178,13 @@ def test_a_damaged_checkpoint_is_passed_over(workplace: Path, capsys: pytest.Cap
     assert events("runs/a") == straight
 
 
+def test_a_run_goes_on_where_only_its_prepared_set_is_left(workplace: Path) -> None:
+    assert train("runs/a", "--max-steps", "5") == 0
+    Path("fox.txt").unlink()
+    assert run(["train", "--resume", "--max-steps", "6"]) == 0
+    assert run(["train", "--config", "fox.yaml", "--run-dir", "runs/b"]) == 1  # a new run wants its text
+
+
 def test_mistakes_are_one_line(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("runs/a", "--max-steps", "2") == 0
     capsys.readouterr()
