@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nano_gpt.cli.options import DatasetDir, Json
+from nano_gpt.cli.options import DatasetDir, Files, Json, MoreFiles, TokenizerName, all_files
 from nano_gpt.config import DataConfig, build
 from nano_gpt.data.catalog import CATALOG, name_for_files, next_command
 
 if TYPE_CHECKING:
     from nano_gpt.data.manifest import PreparedSet
 
-FILES, TOKENS = "Your own text", "Tokens"
+FILES, TOKENS = "Your own text", "Token files"
 _SUFFIXES = {"K": 1e3, "M": 1e6, "B": 1e9}
 
 
@@ -38,13 +37,11 @@ def prepare_dataset(
             help=f"One of {', '.join(CATALOG)}; or a name for your own files.", show_default="name of the file"
         ),
     ] = None,
+    files: Files = None,
+    more_files: MoreFiles = None,
+    tokenizer: TokenizerName = None,
     splits: Annotated[str, typer.Option(help="The splits to prepare.")] = "train,validation",
     dataset_dir: DatasetDir = None,
-    files: Annotated[
-        list[Path] | None,
-        typer.Option("--files", metavar="PATH...", help=".txt and .jsonl files, UTF-8.", rich_help_panel=FILES),
-    ] = None,
-    more_files: Annotated[list[Path] | None, typer.Argument(hidden=True, metavar="PATH")] = None,
     text_column: Annotated[
         str | None,
         typer.Option(help="The field of a .jsonl line with the text.", show_default="text", rich_help_panel=FILES),
@@ -63,14 +60,6 @@ def prepare_dataset(
             help="Share of the documents kept for validation.",
             show_default="0.1; finewebedu 0.03",
             rich_help_panel=FILES,
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            help="gpt2, byte, char, bpe:SIZE (made from the corpus), or a folder with a tokenizer.json.",
-            show_default="the dataset's own, or gpt2",
-            rich_help_panel=TOKENS,
         ),
     ] = None,
     tokens_per_shard: Annotated[
@@ -104,9 +93,7 @@ def prepare_dataset(
     """
     from nano_gpt.data.prepare import prepare
 
-    paths = [*(files or []), *(more_files or [])]
-    if more_files and not files:
-        context.fail(f"unexpected argument {str(more_files[0])!r}; files are named by --files")
+    paths = all_files(context, files, more_files)
     if not dataset and not paths:
         context.fail(f"which text? --dataset NAME ({', '.join(CATALOG)}) or --files PATH...")
     values: dict[str, Any] = {
