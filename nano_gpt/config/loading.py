@@ -139,4 +139,5 @@ def read_yaml(path: Path) -> Values:
 
 def to_yaml(settings: Settings) -> str:
     """What `resolve(file=...)` reads back to an equal object."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    # Escaped to ASCII: PyYAML writes a few exotic line ends (U+0085) in a way that it does not read back.
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nano_gpt.config import RunConfig, build, resolve, to_yaml
@@ -31,7 +31,7 @@ def test_each_layer_wins_over_the_one_before(tmp_path: Path) -> None:
         "flags": {path: 0.6},
         "assignments": [f"{path}=0.7"],
     }
-    for winner, rate in (("assignments", 0.7), ("flags", 0.6), ("file", 0.5), ("recipe", 3e-3)):
+    for winner, rate in (("assignments", 0.7), ("flags", 0.6), ("file", 0.5), ("recipe", 1e-3)):
         assert resolve(**layers).training.optimizer.learning_rate == rate
         layers.pop(winner)
     # the preset is left, under a recipe that says nothing of the learning rate
@@ -245,6 +245,7 @@ overrides = st.fixed_dictionaries(
 
 
 @settings(max_examples=60, deadline=None)
+@example(values={"data": {"dataset": "\x85"}})
 @given(values=overrides)
 def test_yaml_round_trip(values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     """Any run, printed and read back, is the same run: `nano-gpt config > run.yaml; train --config run.yaml`."""
