@@ -9,6 +9,9 @@ from __future__ import annotations
 class NanoGPTError(Exception):
     """`message` names the thing that is wrong and its value; `hint`, where there is one, the remedy."""
 
+    on_all_ranks = False
+    """Rank 0 raised it and handed it to the others: one of them needs to tell it."""
+
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message

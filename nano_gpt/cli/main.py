@@ -5,10 +5,13 @@ Exit codes: 0 done, 1 something that the user can mend (or a bug), 2 misuse of f
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -22,8 +25,12 @@ from nano_gpt.cli.prepare_dataset import prepare_dataset
 from nano_gpt.cli.sample import sample
 from nano_gpt.cli.train import train
 from nano_gpt.cli.upload import upload
-from nano_gpt.errors import Interrupted, NanoGPTError
+from nano_gpt.errors import ConfigError, Interrupted, NanoGPTError
 from nano_gpt.runtime import distributed, logs
+
+SECONDS_FOR_RANK_0 = 10.0
+"""More than ranks start apart. Where torchrun ends them, nobody waits that long."""
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # Typer exports this kind of it only
 
 app = typer.Typer(
     name="nano-gpt",
@@ -69,33 +76,54 @@ def run(arguments: Sequence[str]) -> int:
     if list(arguments) == ["--version"]:
         typer.echo(__version__)
         return 0
+    rank = 0
     try:
-        app(args=_optional_values(arguments), prog_name="nano-gpt")
+        rank = distributed.from_environment().rank
+        # Standing alone, Typer prints misuse in its own form and exits: rank 0 does that for all.
+        code = app(args=_optional_values(arguments), prog_name="nano-gpt", standalone_mode=rank == 0)
+        return code if isinstance(code, int) else 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
+        _echo("interrupted", rank)
         return 130
     except Interrupted as stop:
-        typer.echo(str(stop), err=True)
+        _echo(str(stop), rank)
         return stop.exit_code
-    except NanoGPTError as error:
-        if "--debug" in arguments:
-            traceback.print_exc()
-        typer.echo(f"error: {error}", err=True)
-        return 1
     except Exception as error:
-        if "--debug" in arguments:
-            traceback.print_exc()
-        typer.echo(f"error: {_unexpected(error)}", err=True)
-        return 1
-    return 0
+        _tell(error, rank, debug="--debug" in arguments)
+        return 2 if isinstance(error, _USAGE_ERROR) else 1
 
 
-def _unexpected(error: Exception) -> str:
-    """A file that cannot be read or written says so itself; anything else is a bug, and `--debug` shows where."""
+def _echo(message: str, rank: int) -> None:
+    """What happens to all ranks together is said by one."""
+    if rank == 0:
+        typer.echo(message, err=True)
+
+
+def _tell(error: Exception, rank: int, *, debug: bool) -> None:
+    """One line and a hint; of several ranks, rank 0 goes first with what it must find wrong too.
+
+    torchrun ends all processes as soon as one has failed. So a rank that waits and is still here afterwards is alone
+    with its error, and tells it; one whose error is its own does not wait, since rank 0 will fail of it at once.
+    """
+    if rank > 0 and (isinstance(error, (ConfigError, _USAGE_ERROR)) or getattr(error, "on_all_ranks", False)):
+        with suppress(KeyboardInterrupt):
+            time.sleep(SECONDS_FOR_RANK_0)
+    if debug:
+        traceback.print_exception(error)
+    where = f"rank {rank}: " if rank > 0 else ""
+    typer.echo(f"{where}error: {_message(error)}", err=True)
+
+
+def _message(error: Exception) -> str:
+    """A file that cannot be read or written says so itself; what nobody foresaw is a bug, and `--debug` shows where."""
+    if isinstance(error, (NanoGPTError, _USAGE_ERROR)):
+        return str(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # write() knows no file name
+        return f"the disk is full: {error.strerror}\n  hint: make room, or write to another disk"
     first_line = (str(error).strip().splitlines() or ["no message"])[0]
     return f"{type(error).__name__}: {first_line}\n  hint: this is a bug; nano-gpt --debug ... shows where it happened"
 

@@ -127,6 +127,6 @@ def can_compile(device: torch.device) -> bool:
         probe(torch.ones(8, device=device, requires_grad=True)).backward()
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        logger.warning(f"torch.compile does not work here, going on without it: {reason}")
+        logger.info(f"torch.compile does not work here, going on without it: {reason}")
         return False
     return True

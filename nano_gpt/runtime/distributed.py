@@ -123,6 +123,7 @@ def from_main(function: Callable[[], T]) -> T:
             raise
     outcome = broadcast(outcome)
     if isinstance(outcome, NanoGPTError):
+        outcome.on_all_ranks = True
         raise outcome
     return cast(T, outcome)
 

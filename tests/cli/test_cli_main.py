@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+import sys
+
 import pytest
+import typer
 
 from nano_gpt import __version__
 from nano_gpt.cli import main
 from nano_gpt.cli.main import run
-from nano_gpt.errors import ConfigError, Interrupted
+from nano_gpt.errors import ConfigError, DataError, Interrupted, NanoGPTError
 
 
 def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -68,6 +74,63 @@ def test_a_file_that_cannot_be_read_names_itself(
     raising(monkeypatch, PermissionError(13, "Permission denied", "/secret"))
     assert run(["train"]) == 1
     assert capsys.readouterr().err == "error: /secret: Permission denied\n"
+
+
+def test_a_full_disk_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    raising(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
+    assert run(["train"]) == 1
+    assert capsys.readouterr().err.startswith("error: the disk is full: No space left on device\n  hint: make room")
+
+
+def shared(error: NanoGPTError) -> NanoGPTError:
+    error.on_all_ranks = True
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"),
+    [
+        (ConfigError("no recipe 'x'"), True),
+        (shared(DataError("no such set")), True),
+        (typer.BadParameter("not a number"), True),
+        (DataError("a damaged shard"), False),
+        (RuntimeError("a bug"), False),
+    ],
+)
+def test_rank_0_goes_first_with_what_it_tells_too(
+    error: Exception, waits: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Eight ranks printed eight copies. A rank that nobody ends while it waits is alone, and must not be silent."""
+    said_before_waiting: list[str] = []
+    monkeypatch.setattr(main.time, "sleep", lambda seconds: said_before_waiting.append(capsys.readouterr().err))
+    raising(monkeypatch, error)
+    monkeypatch.setenv("RANK", "3")
+    assert run(["train"]) == (2 if isinstance(error, typer.BadParameter) else 1)
+    assert said_before_waiting == ([""] if waits else [])
+    err = capsys.readouterr().err
+    assert err.startswith("rank 3: error: ")
+    assert str(error) in err
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Interrupted("saved", "--resume", 15)])
+def test_only_rank_0_says_that_all_were_stopped(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raising(monkeypatch, error)
+    monkeypatch.setenv("RANK", "1")
+    assert run(["train"]) in (130, 143)
+    assert capsys.readouterr().err == ""
+
+
+def test_two_ranks_tell_a_mistake_once() -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "nano_gpt"]
+    for arguments, words in ((["--recipe=nowhere"], "'nowhere'"), (["--max-stepz=3"], "--max-stepz")):
+        done = subprocess.run(
+            [*command, "train", *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode != 0
+        assert done.stderr.count(words) == 1, done.stderr
 
 
 def test_a_bug_is_one_line_and_a_traceback_only_with_debug(
