@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nano_gpt.data.shards import TokenReader
-from nano_gpt.errors import ConfigError, DataError
+from nano_gpt.errors import DataError
 from nano_gpt.model.gpt import IGNORED_TARGET
 from nano_gpt.runtime.seeding import derive_seed
 
@@ -34,8 +34,8 @@ class Batch(NamedTuple):
 class TokenLoader:
     """Batches of one rank. Stateless: any step can be asked for at any time, at the same cost.
 
-    `windows_per_step` counts the windows of all ranks. Raises ConfigError where they cannot be shared out evenly,
-    DataError for a split without a single target.
+    `windows_per_step` counts the windows of all ranks, which they share out evenly: `training.plan` sees to that.
+    Raises DataError for a split without a single target.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class TokenLoader:
         seed: int = 0,
         shuffle: bool = True,
     ) -> None:
-        _check_batch(windows_per_step, micro_batch_size, world_size, sequence_length)
+        assert windows_per_step % (micro_batch_size * world_size) == 0, (windows_per_step, micro_batch_size, world_size)
         self.num_windows = count_windows(reader, sequence_length)
         self.windows_per_step = windows_per_step
         self._reader = reader
@@ -153,23 +153,3 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     x = (x ^ (x >> np.uint64(30))) * _MULTIPLIERS[0]
     x = (x ^ (x >> np.uint64(27))) * _MULTIPLIERS[1]
     return x ^ (x >> np.uint64(31))
-
-
-def _check_batch(windows_per_step: int, micro_batch_size: int, world_size: int, sequence_length: int) -> None:
-    if windows_per_step % (micro_batch_size * world_size) == 0:
-        return
-    if windows_per_step % world_size == 0:
-        share = windows_per_step // world_size
-        fitting = [size for size in range(1, share + 1) if share % size == 0]
-        near = sorted(sorted(fitting, key=lambda size: abs(size - micro_batch_size))[:2])
-        hint = f"micro_batch_size {' or '.join(map(str, near))} would do"
-    else:
-        unit = micro_batch_size * world_size
-        lower = windows_per_step // unit * unit
-        near = [size * sequence_length for size in (lower, lower + unit) if size]
-        hint = f"total_batch_size {' or '.join(map(str, near))} would do (tokens)"
-    raise ConfigError(
-        f"{windows_per_step} windows per step do not divide into micro-batches of {micro_batch_size} on "
-        f"{world_size} rank{'s' if world_size > 1 else ''}",
-        hint,
-    )

@@ -53,18 +53,25 @@ class Plan:
 def make_plan(config: RunConfig, world_size: int) -> Plan:
     """The micro-batch that was asked for, or the largest up to 16 windows that comes out even.
 
-    Raises ConfigError where the batch does not divide, with a value that would.
+    Raises ConfigError where the batch does not divide, with the nearest values that would.
     """
     windows, asked = config.windows_per_step, config.training.micro_batch_size
-    if windows % world_size or (asked and windows // world_size % asked):
-        unit = (asked or 1) * world_size
-        near = max(unit, round(windows / unit) * unit)
+    ranks = f"{world_size} rank{'s' if world_size > 1 else ''}"
+    if windows % world_size:
+        unit = world_size * (asked or 1)
+        lower = windows // unit * unit
+        near = [str(count * config.model.n_positions) for count in (lower, lower + unit) if count]
         raise ConfigError(
             f"total_batch_size {config.training.total_batch_size} is {windows} windows of {config.model.n_positions} "
-            f"tokens, which {world_size} ranks x micro_batch_size {asked or 1} do not divide",
-            f"--total-batch-size {near * config.model.n_positions}"
-            + (", or another --micro-batch-size" if asked else ""),
+            f"tokens, which do not share out evenly over {ranks}",
+            f"--total-batch-size {' or '.join(near)}",
         )
     share = windows // world_size
-    largest = next(rows for rows in range(min(MICRO_BATCH_LIMIT, share), 0, -1) if share % rows == 0)
-    return Plan(config, world_size, asked or largest)
+    fitting = [rows for rows in range(1, share + 1) if share % rows == 0]
+    if asked and asked not in fitting:
+        near = [str(rows) for rows in sorted(sorted(fitting, key=lambda rows: abs(rows - asked))[:2])]
+        raise ConfigError(
+            f"micro_batch_size {asked} does not divide the {share} windows that each of {ranks} has in a step",
+            f"--micro-batch-size {' or '.join(near)}",
+        )
+    return Plan(config, world_size, asked or max(rows for rows in fitting if rows <= MICRO_BATCH_LIMIT))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nano_gpt.data.loader import Batch, TokenLoader, evaluation_batches, permute
 from nano_gpt.data.shards import TokenReader
-from nano_gpt.errors import ConfigError, DataError
+from nano_gpt.errors import DataError
 from nano_gpt.model.gpt import IGNORED_TARGET
 
 
@@ -134,24 +134,6 @@ def test_evaluation_reads_each_window_once_over_the_ranks(shape: tuple[int, ...]
     found = targets_of([batch for share in shares for batch in share])
     assert found == list(range(2, tokens + 1))[: None if limit is None else limit * length]
     assert all(1 <= len(batch.ids) <= batch_size for share in shares for batch in share)
-
-
-@pytest.mark.parametrize(
-    ("windows", "micro", "world", "hint"),
-    [
-        (12, 5, 1, "micro_batch_size 4 or 6 would do"),
-        (12, 5, 2, "micro_batch_size 3 or 6 would do"),
-        (10, 2, 4, "total_batch_size 64 or 128 would do (tokens)"),
-        (2, 1, 4, "total_batch_size 32 would do (tokens)"),
-    ],
-)
-def test_a_batch_that_does_not_divide_names_what_would(windows: int, micro: int, world: int, hint: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        TokenLoader(
-            Counting(100), sequence_length=8, windows_per_step=windows, micro_batch_size=micro, world_size=world
-        )
-    assert caught.value.hint == hint
-    assert str(windows) in caught.value.message and str(micro) in caught.value.message
 
 
 def test_a_split_without_a_target_is_an_error() -> None:

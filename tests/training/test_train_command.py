@@ -178,6 +178,58 @@ def test_a_damaged_checkpoint_is_passed_over(workplace: Path, capsys: pytest.Cap
     assert events("runs/a") == straight
 
 
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = ("--max-steps", "60", "--checkpoint-steps", "60")
+    assert train("runs/straight", *late) == 0
+    arguments = ["--config", "fox.yaml", "--run-dir", "runs/killed", *late]
+    process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    for line in process.stderr:
+        if line.startswith("train: step: 3 "):
+            break
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert events("runs/killed")
+    capsys.readouterr()
+    assert run(["sample", "--checkpoint", "runs/killed"]) == 1
+    assert "has no checkpoint in" in capsys.readouterr().err
+    assert run(["train", "--resume"]) == 0
+    assert "runs/killed was stopped before its first checkpoint: starting at step 0" in capsys.readouterr().err
+    assert events("runs/killed") == events("runs/straight")
+    assert weights("runs/killed", 60) == weights("runs/straight", 60)
+
+
+def test_checkpoints_in_another_folder(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("runs/straight") == 0
+    assert train("runs/a", "--checkpoint-dir", "disk", "--max-steps", "10", "--set", "training.seed=1337") == 0
+    assert not Path("runs/a/checkpoints").exists()
+    assert "next: nano-gpt sample --checkpoint runs/a" in capsys.readouterr().err
+    short = ["--max-length", "12", "--num-sequences", "1", "--device", "cpu"]
+    for named in (["--checkpoint", "runs/a"], ["--checkpoint", "disk/step_000010"], []):  # without a name the newest
+        assert run(["sample", *named, *short]) == 0, named
+        assert "line" in capsys.readouterr().out  # the run's prompt
+    assert run(["eval", "--checkpoint", "runs/a", "--hellaswag-samples", "0", "--device", "cpu"]) == 0
+    assert run(["export", "--checkpoint", "runs/a", "--export-dir", "exported"]) == 0
+
+    assert run(["train", "--resume", "disk/step_000005", "--max-steps", "12"]) == 0
+    assert Path("disk/abandoned_step_000010").is_dir()
+    Path("runs/a").rename("runs/moved")
+    assert run(["sample", "--checkpoint", "disk/step_000012", *short]) == 0
+    assert run(["train", "--resume", "runs/moved", "--max-steps", "24"]) == 0
+    assert Path("disk/run").read_text() == f"{workplace / 'runs' / 'moved'}\n"
+    straight = {event["step"]: event["loss"] for event in events("runs/straight") if event["kind"] == "train"}
+    assert {event["step"]: event["loss"] for event in events("runs/moved") if event["kind"] == "train"} == straight
+
+    capsys.readouterr()
+    assert train("runs/b", "--checkpoint-dir", "disk") == 1
+    assert "disk already holds checkpoints" in capsys.readouterr().err
+    assert run(["train", "--resume", "runs/moved", "--checkpoint-dir", "new", "--max-steps", "25"]) == 0
+    assert Path("new/step_000025").is_dir() and Path("disk/step_000024").is_dir()
+    assert run(["sample", "--checkpoint", "runs/moved", *short]) == 0
+
+
 def test_a_run_goes_on_where_only_its_prepared_set_is_left(workplace: Path) -> None:
     assert train("runs/a", "--max-steps", "5") == 0
     Path("fox.txt").unlink()
@@ -190,7 +242,7 @@ def test_mistakes_are_one_line(workplace: Path, capsys: pytest.CaptureFixture[st
     capsys.readouterr()
     mistakes = {
         ("--run-dir", "runs/a"): (1, "already holds a run"),
-        ("--run-dir", "b", "--micro-batch-size", "3"): (1, "--total-batch-size 144"),
+        ("--run-dir", "b", "--micro-batch-size", "3"): (1, "--micro-batch-size 2 or 4"),
         ("--run-dir", "b", "--total-batch-size", "100"): (1, "not a multiple"),
         ("--run-dir", "b", "--set", "model.n_head=3"): (1, "n_embd 16 is not divisible by n_head 3"),
         ("--run-dir", "b", "--set", "model.vocab_size=9"): (1, "has 257 ids"),
