@@ -7,6 +7,7 @@ for result in evaluate(load_model("gpt2"), Request(hellaswag_file=Path("hellaswa
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +21,13 @@ from nano_gpt.data.loader import Batch, count_windows, evaluation_batches
 from nano_gpt.data.manifest import PreparedSet, open_prepared
 from nano_gpt.data.prepare import reopen_prepared
 from nano_gpt.errors import ConfigError, DataError, NanoGPTError
+from nano_gpt.evaluation.choices import Progress
 from nano_gpt.evaluation.hellaswag import HellaSwagResult, HellaSwagTest
 from nano_gpt.evaluation.hellaswag_items import load_items
-from nano_gpt.evaluation.progress import progress_shown
 from nano_gpt.evaluation.validation import ValidationResult, validation_loss
 from nano_gpt.runtime.distributed import Ranks, from_main
 from nano_gpt.runtime.logs import logger
+from nano_gpt.runtime.progress import ProgressDisplay
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,15 @@ def evaluate(loaded: LoadedModel, request: Request, ranks: Ranks) -> Iterator[Va
     if prepared is not None:
         yield _validate(loaded, request, run, prepared, ranks)
     if test is not None:
-        with progress_shown("hellaswag", is_main=ranks.is_main) as progress:
+        with _progress("hellaswag") as progress:
             result = test.evaluate(loaded.model, batch_size=request.batch_size, dtype=request.dtype, progress=progress)
         yield result
+
+
+@contextmanager
+def _progress(label: str) -> Iterator[Progress]:
+    with ProgressDisplay(label) as display:
+        yield lambda done, total: display.tell(f"{done:,} of {total:,} rows", done, total)
 
 
 def _run_of(loaded: LoadedModel) -> RunConfig | None:
@@ -151,7 +159,7 @@ def _validate(
             done += len(batch.ids)
             progress(done, max(done, share))
 
-    with progress_shown("val", is_main=ranks.is_main) as progress:
+    with _progress("val") as progress:
         density = prepared.bytes_per_token("validation")
         return validation_loss(loaded.model, counted(), bytes_per_token=density, dtype=request.dtype)
 
