@@ -82,10 +82,13 @@ def own_sampling(loaded: LoadedModel) -> SamplingConfig:
     if loaded.folder is not None and loaded.trainer_state is not None:
         run = run_of(loaded.folder)
         if run is not None:
-            values = read_yaml(run / "config.yaml").get("sampling") or {}
-            if values.get("num_sequences") == 0:  # a run that printed no samples
-                del values["num_sequences"]
-            return build(SamplingConfig, values)
+            try:
+                values = read_yaml(run / "config.yaml").get("sampling") or {}
+                if isinstance(values, dict) and values.get("num_sequences") == 0:  # a run that printed no samples
+                    del values["num_sequences"]
+                return build(SamplingConfig, values)
+            except ConfigError as error:  # a run of another version
+                logger.warning(f"{run / 'config.yaml'}: {error.message}: sampling by the defaults")
     default = SamplingConfig()
     try:
         loaded.tokenizer.encode(default.prompt)
