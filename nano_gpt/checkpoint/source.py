@@ -15,6 +15,7 @@ import torch
 
 from nano_gpt.checkpoint.folder import CONFIG, WEIGHTS, is_model_folder, read_json, read_model_folder
 from nano_gpt.checkpoint.remote import check_repo_id, download
+from nano_gpt.checkpoint.store import SETTINGS, checkpoints_of
 from nano_gpt.config.loading import build
 from nano_gpt.config.model import GPTConfig
 from nano_gpt.config.presets import PRESETS, preset_values
@@ -83,8 +84,9 @@ def load_model(
 
 def newest_run(runs: Path = RUNS) -> Path | None:
     """The run folder whose checkpoint was written last."""
-    pointers = sorted(runs.glob("*/checkpoints/latest"), key=lambda path: path.stat().st_mtime)
-    return pointers[-1].parent.parent if pointers else None
+    pointers = {run: checkpoints_of(run) / "latest" for run in runs.glob("*") if run.is_dir()}
+    written = {run: pointer.stat().st_mtime for run, pointer in pointers.items() if pointer.is_file()}
+    return max(written, key=lambda run: written[run]) if written else None
 
 
 def checkpoint_folder(path: Path) -> Path:
@@ -93,9 +95,13 @@ def checkpoint_folder(path: Path) -> Path:
         raise CheckpointError(f"there is no {path}")
     if is_model_folder(path):
         return path
-    for pointer in (path, path / "latest", path / "checkpoints" / "latest"):
+    for pointer in (path, path / "latest", checkpoints_of(path) / "latest"):
         if pointer.is_file():
             return _pointed_to(pointer)
+    if (path / SETTINGS).is_file():
+        raise CheckpointError(
+            f"the run {path} has no checkpoint in {checkpoints_of(path)}", f"nano-gpt train --resume {path} goes on"
+        )
     raise CheckpointError(
         f"{path} is not a checkpoint: neither a run folder nor a folder with {CONFIG} and {WEIGHTS}",
         "a run's checkpoints are in runs/NAME/checkpoints/step_NNNNNN",

@@ -2,7 +2,9 @@
 
     checkpoints/step_000500/            a plain GPT-2 folder (checkpoint/folder.py), and beside the model
     checkpoints/step_000500/training/   optimizer.safetensors, state.json, manifest.json (sha256 of every file, last)
+    checkpoints/step_000500/training/   also config.yaml, the run's settings: a checkpoint may lie far from its run
     checkpoints/latest, best            the name of a checkpoint
+    checkpoints/run                     the path of the run, where this folder is not RUN/checkpoints
 
 Optimizer state is kept whole and by parameter name, so it does not depend on ranks or on the order of parameters,
 and no pickle is needed to read it. There is no random-number state: every seed is derived (runtime/seeding.py).
@@ -11,6 +13,7 @@ and no pickle is needed to read it. There is no random-number state: every seed 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +24,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nano_gpt.checkpoint.folder import read_model_folder, write_model_folder
+from nano_gpt.config.loading import read_yaml
 from nano_gpt.config.model import GPTConfig
-from nano_gpt.errors import CheckpointError
+from nano_gpt.errors import CheckpointError, ConfigError
 from nano_gpt.runtime.files import atomic_directory, sha256, write_text
 from nano_gpt.runtime.logs import logger
 from nano_gpt.tokenizer.base import Tokenizer
 
 TRAINING = Path("training")
 OPTIMIZER, STATE, MANIFEST = TRAINING / "optimizer.safetensors", TRAINING / "state.json", TRAINING / "manifest.json"
+SETTINGS = "config.yaml"
+RUN_POINTER = "run"
+_LEFTOVER = re.compile(r"\.(tmp|old)-(step_\d+)")  # of runtime/files.atomic_directory
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,8 @@ class Checkpoint:
     """`exp_avg/wte.weight` and so on: kind of moment, then the parameter's name."""
     state: dict[str, Any]
     """Plain JSON: `step` at least."""
+    settings: str | None = None
+    """The run's config.yaml."""
 
 
 class CheckpointStore:
@@ -61,11 +70,14 @@ class CheckpointStore:
     def save(self, checkpoint: Checkpoint, config: GPTConfig, tokenizer: Tokenizer, *, best: bool) -> Path:
         """Write, then move `latest` (and `best`), then prune. Raises DiskFullError with the older ones untouched."""
         path = self.path(checkpoint.state["step"])
+        self.remove_leftovers()
         with atomic_directory(path) as temporary:
             write_model_folder(temporary, config, checkpoint.model, tokenizer)
             (temporary / TRAINING).mkdir()
             save_file(checkpoint.optimizer, temporary / OPTIMIZER)
             (temporary / STATE).write_text(json.dumps(checkpoint.state, indent=2, allow_nan=False), encoding="utf-8")
+            if checkpoint.settings is not None:
+                (temporary / TRAINING / SETTINGS).write_text(checkpoint.settings, encoding="utf-8")
             files = [file.relative_to(temporary) for file in sorted(temporary.rglob("*")) if file.is_file()]
             manifest = {file.as_posix(): _describe(temporary / file) for file in files}
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
@@ -74,6 +86,22 @@ class CheckpointStore:
             write_text(self.folder / "best", path.name + "\n")
         self._prune()
         return path
+
+    def remove_leftovers(self) -> None:
+        """Of a writer that was killed. A checkpoint that it had moved aside, and not yet replaced, is put back."""
+        for path in self.folder.glob(".*-step_*"):
+            found = _LEFTOVER.fullmatch(path.name)
+            if found is None:
+                continue
+            checkpoint = self.folder / found[2]
+            if found[1] == "old" and not checkpoint.exists():
+                path.rename(checkpoint)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def never_saved(self) -> bool:
+        """Whether there is no trace of a checkpoint, damaged ones included."""
+        return not (self.folder / "latest").exists() and not any(self.folder.glob("step_*"))
 
     def _prune(self) -> None:
         best = self._best()
@@ -115,10 +143,35 @@ class CheckpointStore:
             logger.info(f"set aside {path} as {aside.name}")
 
 
+def checkpoints_of(run: Path) -> Path:
+    """Where a run keeps its checkpoints: where its config.yaml says, or else RUN/checkpoints."""
+    try:
+        training = read_yaml(run / SETTINGS).get("training")
+    except ConfigError:
+        training = None
+    named = training.get("checkpoint_dir") if isinstance(training, dict) else None
+    return Path(named) if isinstance(named, str) and named else run / "checkpoints"
+
+
+def run_folder_of(checkpoint: Path) -> Path | None:
+    """RUN for RUN/checkpoints/step_000500, or for DIR/step_000500 if RUN says that it keeps them there; else None."""
+    folder = checkpoint.resolve().parent
+    if (folder.parent / SETTINGS).is_file():
+        return folder.parent
+    pointer = folder / RUN_POINTER
+    if not pointer.is_file():
+        return None
+    run = Path(pointer.read_text(encoding="utf-8", errors="replace").strip())
+    return run if (run / SETTINGS).is_file() and checkpoints_of(run).resolve() == folder else None
+
+
 def run_of(checkpoint: Path) -> Path | None:
-    """RUN for RUN/checkpoints/step_000500, where it is a run's folder; None for a checkpoint that lies elsewhere."""
-    run = checkpoint.resolve().parent.parent
-    return run if (run / "config.yaml").is_file() else None
+    """The folder with a checkpoint's config.yaml: its run's, with the measurements, or else its own `training`.
+
+    None for a checkpoint that has neither.
+    """
+    own = checkpoint / TRAINING
+    return run_folder_of(checkpoint) or (own if (own / SETTINGS).is_file() else None)
 
 
 def verify(path: Path) -> None:

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from nano_gpt.checkpoint import store as checkpoints
 from nano_gpt.checkpoint.store import Checkpoint, CheckpointStore
-from nano_gpt.config import RunConfig
+from nano_gpt.config import RunConfig, to_yaml
 from nano_gpt.errors import CheckpointError
 from nano_gpt.model.gpt import GPT
 from nano_gpt.runtime.distributed import Ranks, barrier, from_main
@@ -41,12 +41,11 @@ class Checkpointer:
     def _write(self, state: RunState, best: bool) -> Path:
         values = {**state.state_dict(), "tokens": state.step * self.config.training.total_batch_size}
         tensors = optimizer_tensors(self.optimizer, self.model)
-        checkpoint = Checkpoint(dict(self.model.state_dict()), tensors, values)
+        checkpoint = Checkpoint(dict(self.model.state_dict()), tensors, values, to_yaml(self.config))
         return self.store.save(checkpoint, self.config.model, self.tokenizer, best=best)
 
-    def restore(self, state: RunState, path: Path | None) -> None:
-        """From `path`, or else the newest whole checkpoint. Raises CheckpointError with nothing half loaded."""
-        path = path or from_main(self.store.newest_valid)
+    def restore(self, state: RunState, path: Path) -> None:
+        """From the checkpoint `path`. Raises CheckpointError with nothing half loaded."""
         saved = checkpoints.load(path)
         if saved.state["data_fingerprint"] != state.data_fingerprint:
             raise CheckpointError(

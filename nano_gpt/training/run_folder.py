@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 import nano_gpt
 from nano_gpt.checkpoint.source import RUNS
+from nano_gpt.checkpoint.store import RUN_POINTER, checkpoints_of
 from nano_gpt.config import RunConfig, to_yaml
 from nano_gpt.errors import ConfigError
 from nano_gpt.runtime import files
@@ -57,8 +58,15 @@ class RunFolder:
                 f"{self.path} already holds a run", f"go on with it: --resume {self.path}; or choose another --run-dir"
             )
 
+    def check_checkpoints(self) -> None:
+        """Raises ConfigError where checkpoints are that are not this run's: it would prune them."""
+        if self.checkpoints.resolve() != checkpoints_of(self.path).resolve() and any(self.checkpoints.glob("step_*")):
+            raise ConfigError(f"{self.checkpoints} already holds checkpoints", "choose another --checkpoint-dir")
+
     def begin(self, config: RunConfig, state: RunState) -> None:
         """Write down what will run, from `state` on; what an interrupted run recorded after it is recorded again."""
+        if self.checkpoints != self.path / "checkpoints":
+            files.write_text(self.checkpoints / RUN_POINTER, f"{self.path.resolve()}\n")
         files.write_text(self.config_file, to_yaml(config))
         files.write_text(self.environment_file, json.dumps(environment(), indent=2) + "\n")
         self._truncate_events(state)

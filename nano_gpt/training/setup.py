@@ -36,7 +36,7 @@ from nano_gpt.training.metrics import JsonLines, LogLines, Metrics
 from nano_gpt.training.optim import build_optimizer
 from nano_gpt.training.plan import make_plan
 from nano_gpt.training.progress import LiveLine
-from nano_gpt.training.resume import changed_settings
+from nano_gpt.training.resume import changed_settings, starting_point
 from nano_gpt.training.run_folder import RunFolder, new_run_path
 from nano_gpt.training.state import RunState
 from nano_gpt.training.step import TrainStep
@@ -66,16 +66,19 @@ def train(
     with distributed.process_group(ranks, device):
         find = reopen_prepared if resume else ensure_prepared
         prepared = open_prepared(distributed.from_main(lambda: find(config.data).folder))
-        config = _with_vocabulary(config, prepared)
+        config = _with_absolute_checkpoint_dir(_with_vocabulary(config, prepared))
         folder = RunFolder(distributed.broadcast(run_dir or new_run_path(config.data.dataset)), config)
         if resume:
             _tell_changes(folder, config)
         else:
             distributed.from_main(folder.check_new)
+        distributed.from_main(folder.check_checkpoints)
         trainer, checkpointer = _assemble(config, prepared, folder, ranks, device)
         with _claimed(folder):
             if resume:
-                checkpointer.restore(trainer.state, checkpoint)
+                start = checkpoint or distributed.from_main(lambda: starting_point(folder.path))
+                if start is not None:
+                    checkpointer.restore(trainer.state, start)
             distributed.from_main(lambda: folder.begin(config, trainer.state))
             with _listening(trainer.metrics, folder, config, trainer.state.step, ranks):
                 trainer.run()
@@ -142,6 +145,15 @@ def _with_vocabulary(config: RunConfig, prepared: PreparedSet) -> RunConfig:
     return config.model_copy(update={"model": config.model.model_copy(update={"vocab_size": wanted})})
 
 
+def _with_absolute_checkpoint_dir(config: RunConfig) -> RunConfig:
+    """So that the run's config.yaml says where its checkpoints are, wherever it is read."""
+    folder = config.training.checkpoint_dir
+    if folder is None:
+        return config
+    training = config.training.model_copy(update={"checkpoint_dir": folder.absolute()})
+    return config.model_copy(update={"training": training})
+
+
 def _new_model(config: RunConfig) -> GPT:
     """Drawn on the CPU whatever the device, so that a seed means the same weights everywhere."""
     torch.manual_seed(derive_seed(config.training.seed, "weights"))
@@ -152,11 +164,8 @@ def _wrapped(model: GPT, config: RunConfig, device: torch.device, ranks: Ranks) 
     """The model as the training step calls it; evaluation and checkpoints use the model itself."""
     forward: nn.Module = model
     wanted = config.training.compile
-    if wanted or (wanted is None and device.type == "cuda"):
-        if device.type == "cuda":
-            torch.set_float32_matmul_precision("high")
-        if can_compile(device):
-            forward = torch.compile(model, dynamic=False)  # type: ignore[assignment]
+    if (wanted or (wanted is None and device.type == "cuda")) and can_compile(device):
+        forward = torch.compile(model, dynamic=False)  # type: ignore[assignment]
     if ranks.world_size > 1:
         forward = DistributedDataParallel(
             forward,

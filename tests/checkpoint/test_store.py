@@ -12,7 +12,19 @@ import pytest
 import torch
 
 from nano_gpt.checkpoint import store as store_module
-from nano_gpt.checkpoint.store import MANIFEST, OPTIMIZER, STATE, Checkpoint, CheckpointStore, load, verify
+from nano_gpt.checkpoint.store import (
+    MANIFEST,
+    OPTIMIZER,
+    RUN_POINTER,
+    STATE,
+    Checkpoint,
+    CheckpointStore,
+    checkpoints_of,
+    load,
+    run_folder_of,
+    run_of,
+    verify,
+)
 from nano_gpt.config import GPTConfig
 from nano_gpt.errors import CheckpointError
 from nano_gpt.model.gpt import GPT
@@ -95,6 +107,33 @@ def test_a_crash_while_writing_leaves_the_old_ones(tmp_path: Path, monkeypatch: 
     verify(good)
     save(store, 20)  # and the leftovers are not in the way
     assert store.steps() == [20]
+
+
+def test_what_a_kill_left_is_cleared_and_what_it_had_moved_is_put_back(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=3)
+    save(store, 10).rename(tmp_path / ".old-step_000010")  # killed between the two renames of a second step 10
+    for name in (".tmp-step_000010", ".tmp-step_000020", ".old-step_000030", "step_000030", ".tmp-mine", ".old-step_x"):
+        (tmp_path / name).mkdir()
+    save(store, 40)
+    left = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert left == [".old-step_x", ".tmp-mine", "step_000010", "step_000030", "step_000040"]
+    verify(store.path(10))
+
+
+def test_the_settings_are_found_wherever_the_checkpoint_lies(tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    path = save(CheckpointStore(elsewhere, keep=3), 10)
+    assert run_of(path) is None
+    (path / "training" / "config.yaml").write_text("training: {}\n")
+    assert run_of(path) == path / "training" and run_folder_of(path) is None
+    run.mkdir()
+    (elsewhere / RUN_POINTER).write_text(f"{run}\n")
+    (run / "config.yaml").write_text("training: {}\n")
+    assert run_folder_of(path) is None, "another run has taken the name"
+    (run / "config.yaml").write_text(f"training: {{checkpoint_dir: {elsewhere}}}\n")
+    assert run_folder_of(path) == run_of(path) == run
+    (run / "config.yaml").write_text("training: [")
+    assert checkpoints_of(run) == run / "checkpoints"
 
 
 def test_going_on_from_an_older_one_sets_later_ones_aside(tmp_path: Path) -> None:

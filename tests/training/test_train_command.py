@@ -203,30 +203,31 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(
 
 def test_checkpoints_in_another_folder(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("runs/straight") == 0
-    assert train("runs/a", "--checkpoint-dir", "disk", "--max-steps", "10", "--set", "training.seed=1337") == 0
+    assert train("runs/a", "--checkpoint-dir", "disk") == 0
     assert not Path("runs/a/checkpoints").exists()
     assert "next: nano-gpt sample --checkpoint runs/a" in capsys.readouterr().err
     short = ["--max-length", "12", "--num-sequences", "1", "--device", "cpu"]
-    for named in (["--checkpoint", "runs/a"], ["--checkpoint", "disk/step_000010"], []):  # without a name the newest
+    for named in (["--checkpoint", "runs/a"], ["--checkpoint", "disk/step_000020"], []):  # without a name the newest
         assert run(["sample", *named, *short]) == 0, named
         assert "line" in capsys.readouterr().out  # the run's prompt
     assert run(["eval", "--checkpoint", "runs/a", "--hellaswag-samples", "0", "--device", "cpu"]) == 0
     assert run(["export", "--checkpoint", "runs/a", "--export-dir", "exported"]) == 0
 
-    assert run(["train", "--resume", "disk/step_000005", "--max-steps", "12"]) == 0
-    assert Path("disk/abandoned_step_000010").is_dir()
+    assert run(["train", "--resume", "disk/step_000020"]) == 0
+    assert Path("disk/abandoned_step_000024").is_dir()
+    assert events("runs/a") == events("runs/straight")
     Path("runs/a").rename("runs/moved")
-    assert run(["sample", "--checkpoint", "disk/step_000012", *short]) == 0
-    assert run(["train", "--resume", "runs/moved", "--max-steps", "24"]) == 0
+    capsys.readouterr()
+    assert run(["sample", "--checkpoint", "disk/step_000024", *short]) == 0
+    assert "line" in capsys.readouterr().out, "its own copy of the settings"
+    assert run(["train", "--resume", "runs/moved", "--max-steps", "25"]) == 0
     assert Path("disk/run").read_text() == f"{workplace / 'runs' / 'moved'}\n"
-    straight = {event["step"]: event["loss"] for event in events("runs/straight") if event["kind"] == "train"}
-    assert {event["step"]: event["loss"] for event in events("runs/moved") if event["kind"] == "train"} == straight
 
     capsys.readouterr()
     assert train("runs/b", "--checkpoint-dir", "disk") == 1
     assert "disk already holds checkpoints" in capsys.readouterr().err
-    assert run(["train", "--resume", "runs/moved", "--checkpoint-dir", "new", "--max-steps", "25"]) == 0
-    assert Path("new/step_000025").is_dir() and Path("disk/step_000024").is_dir()
+    assert run(["train", "--resume", "runs/moved", "--checkpoint-dir", "new", "--max-steps", "26"]) == 0
+    assert Path("new/step_000026").is_dir() and Path("disk/step_000025").is_dir()
     assert run(["sample", "--checkpoint", "runs/moved", *short]) == 0
 
 
