@@ -36,8 +36,12 @@ def loaded() -> LoadedModel:
 @settings(max_examples=30, deadline=None)
 @given(st.text(max_size=6), st.integers(0, 100))
 def test_streamed_text_is_the_whole_text(prompt: str, seed: int) -> None:
-    """An untrained byte model writes broken UTF-8 all the time; the pieces add up all the same."""
-    config = SamplingConfig(prompt=prompt, num_sequences=2, max_length=60, top_k=None, seed=seed)
+    """An untrained byte model writes broken UTF-8 all the time; the pieces add up all the same.
+
+    One sequence against one: a product over two rows may round otherwise, and in 50,000 draws from 257 equally likely
+    bytes one then falls on the other side of its border. Rows of a batch have a test of their own.
+    """
+    config = SamplingConfig(prompt=prompt, num_sequences=1, max_length=60, top_k=None, seed=seed)
     whole = text.complete(untrained(), BYTES, config)
     pieces = list(text.stream(untrained(), BYTES, config))
     assert "".join(pieces) == whole[0].text
