@@ -74,7 +74,8 @@ def train(
             distributed.from_main(folder.check_new)
         distributed.from_main(folder.check_checkpoints)
         trainer, checkpointer = _assemble(config, prepared, folder, ranks, device)
-        with _claimed(folder):
+        with _claimed(folder, ranks):
+            make_plan(config, ranks.world_size).tell(prepared, device, trainer.train_step.dtype)
             if resume:
                 start = checkpoint or distributed.from_main(lambda: starting_point(folder.path))
                 if start is not None:
@@ -93,7 +94,6 @@ def _assemble(
     training = config.training
     plan = make_plan(config, ranks.world_size)
     dtype = resolve_dtype(training.dtype, device)
-    plan.tell(prepared, device, dtype)
     loader = TokenLoader(
         prepared.reader("train"),
         sequence_length=config.model.n_positions,
@@ -200,22 +200,24 @@ def _tell_changes(folder: RunFolder, config: RunConfig) -> None:
 
 
 @contextmanager
-def _claimed(folder: RunFolder) -> Iterator[None]:
-    """Rank 0 holds the folder for as long as the run writes to it."""
+def _claimed(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
+    """Rank 0 holds the folder for as long as the run writes to it, and keeps its log."""
     distributed.from_main(folder.claim)
+    handler = logs.add_file(folder.log_file) if ranks.is_main else None
     try:
         yield
     finally:
+        if handler is not None:
+            logs.remove(handler)
         folder.release()
 
 
 @contextmanager
 def _listening(metrics: Metrics, folder: RunFolder, config: RunConfig, first_step: int, ranks: Ranks) -> Iterator[None]:
-    """Who hears of the run, on rank 0: its log, its files, and on a terminal the live line."""
+    """Who hears of the run's metrics, on rank 0: its log, its files, and on a terminal the live line."""
     if not ranks.is_main:
         yield
         return
-    handler = logs.add_file(folder.log_file)
     live = sys.stderr.isatty()
     metrics.add(LogLines(train_on_console=not live))
     metrics.add(JsonLines(folder.metrics_file, lambda kind: kind != "sample"))
@@ -227,4 +229,3 @@ def _listening(metrics: Metrics, folder: RunFolder, config: RunConfig, first_ste
         yield
     finally:
         metrics.close()
-        logs.remove(handler)

@@ -91,6 +91,7 @@ def test_a_run_leaves_all_that_it_promises(workplace: Path, capsys: pytest.Captu
     ):
         assert (run_dir / name).is_file(), name
     log = (run_dir / "train.log").read_text()
+    assert log.startswith("model: 10,960 parameters")
     assert "train: step: 3 | loss: " in log and "val: step: 24 | loss: " in log and "sample 0: line" in log
 
     recorded = events("runs/a")
