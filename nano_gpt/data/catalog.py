@@ -16,6 +16,7 @@ from nano_gpt.errors import ConfigError
 from nano_gpt.registry import unknown_name
 
 MANIFEST = "manifest.json"
+LARGE_BYTES = 1_000_000_000  # a minute of tokenising; under torchrun all other ranks wait for it
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,14 @@ CATALOG = {
 }
 
 
-def _own_files(name: str) -> DatasetInfo:
+def _own_files(name: str, files: Sequence[Path] = ()) -> DatasetInfo:
+    size = sum(file.stat().st_size for file in files if file.is_file())
     return DatasetInfo(
         name,
         "your own files",
         tokenizer="gpt2",
         source="nano_gpt.data.sources:LocalFiles",
-        small=True,
+        small=size < LARGE_BYTES,
         validation_fraction=0.1,
     )
 
@@ -87,7 +89,7 @@ def dataset_info(config: DataConfig) -> DatasetInfo:
                 f"files are given, but {config.dataset!r} is a built-in dataset",
                 f"give yours a name of its own: --dataset {name_for_files(config.files)}",
             )
-        return _own_files(config.dataset)
+        return _own_files(config.dataset, config.files)
     if config.dataset not in CATALOG:
         prepared = [path.parent.name for path in config.dataset_dir.glob(f"*/{MANIFEST}")]
         raise unknown_name("dataset", config.dataset, {*CATALOG, *prepared})

@@ -378,3 +378,16 @@ def test_a_folder_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(DataError, match="cannot write to"):
         prepare.prepare(config_for(tmp_path))
+
+
+def test_large_files_of_your_own_are_prepared_on_purpose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under torchrun the other ranks would wait for it until they give up."""
+    file = tmp_path / "big.txt"
+    file.write_text("word " * 1000)
+    config = DataConfig(dataset="big", files=(file,), tokenizer="byte", dataset_dir=tmp_path / "cache")
+    monkeypatch.setattr("nano_gpt.data.catalog.LARGE_BYTES", 100)
+    with pytest.raises(DataError, match="is not prepared") as caught:
+        prepare.ensure_prepared(config)
+    assert caught.value.hint is not None and f"--files {file}" in caught.value.hint
+    prepare.prepare(config)
+    assert prepare.ensure_prepared(config).tokens("train") > 4000
