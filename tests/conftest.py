@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from nano_gpt.runtime.logs import logger
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"  # real corpora and vocabularies, where someone put them
+
+
+@pytest.fixture(autouse=True)
+def fresh_logger() -> Iterator[None]:
+    """Every test begins with the logger as it is before a command has set it up."""
+    before = (list(logger.handlers), logger.level, logger.propagate)
+    logger.handlers[:], logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
+    yield
+    logger.handlers[:], logger.propagate = before[0], before[2]
+    logger.setLevel(before[1])
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,9 @@ def read_model_folder(folder: Path) -> GPT:
         config = from_hf_config(values)
         state = from_hf(_read_tensors(path, config), config)
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
+        raise CheckpointError(
+            f"{path} is damaged: {error}", "take another of the run's checkpoints, or fetch it anew"
+        ) from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     except CheckpointError as error:

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import typer
 
-from nano_gpt.cli.options import Assignments, ConfigFile, DatasetName, Preset, Recipe
+from nano_gpt.cli.options import (
+    Assignments,
+    ConfigFile,
+    DatasetName,
+    Files,
+    MoreFiles,
+    Preset,
+    Recipe,
+    TokenizerName,
+    all_files,
+)
 from nano_gpt.config import resolve, to_yaml
+from nano_gpt.data.catalog import name_for_files
 
 
 def config(
+    context: typer.Context,
     dataset: DatasetName = None,
+    files: Files = None,
+    more_files: MoreFiles = None,
+    tokenizer: TokenizerName = None,
     model: Preset = None,
     recipe: Recipe = None,
     config: ConfigFile = None,
@@ -23,7 +38,11 @@ def config(
 
         nano-gpt train --config run.yaml
     """
-    settings = resolve(
-        preset=model, recipe=recipe, file=config, flags={"data.dataset": dataset}, assignments=set_ or ()
-    )
+    paths = all_files(context, files, more_files)
+    flags = {
+        "data.dataset": dataset or (name_for_files(paths) if paths else None),
+        "data.files": paths or None,
+        "data.tokenizer": tokenizer,
+    }
+    settings = resolve(preset=model, recipe=recipe, file=config, flags=flags, assignments=set_ or ())
     typer.echo(to_yaml(settings), nl=False)

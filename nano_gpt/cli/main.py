@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 something that the user can mend (or a bug), 2 misuse of f
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import sys
@@ -12,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -79,12 +80,11 @@ def run(arguments: Sequence[str]) -> int:
     rank = 0
     try:
         rank = distributed.from_environment().rank
-        # Standing alone, Typer prints misuse in its own form and exits: rank 0 does that for all.
-        code = app(args=_optional_values(arguments), prog_name="nano-gpt", standalone_mode=rank == 0)
+        code = app(args=_optional_values(arguments), prog_name="nano-gpt", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _echo("interrupted", rank)
         return 130
     except Interrupted as stop:
@@ -118,14 +118,26 @@ def _tell(error: Exception, rank: int, *, debug: bool) -> None:
 
 def _message(error: Exception) -> str:
     """A file that cannot be read or written says so itself; what nobody foresaw is a bug, and `--debug` shows where."""
-    if isinstance(error, (NanoGPTError, _USAGE_ERROR)):
+    if isinstance(error, NanoGPTError):
         return str(error)
+    if isinstance(error, _USAGE_ERROR):
+        return _misuse(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # write() knows no file name
         return f"the disk is full: {error.strerror}\n  hint: make room, or write to another disk"
     first_line = (str(error).strip().splitlines() or ["no message"])[0]
     return f"{type(error).__name__}: {first_line}\n  hint: this is a bug; nano-gpt --debug ... shows where it happened"
+
+
+def _misuse(error: Any) -> str:
+    """Typer's error without its box: what is wrong, and the nearest option or else where to look."""
+    command = error.ctx.command_path if error.ctx else "nano-gpt"
+    option = getattr(error, "option_name", None)
+    near = option and difflib.get_close_matches(option, error.possibilities or [], n=1, cutoff=0.0)
+    if near:
+        return f"{error.message}\n  hint: did you mean {near[0]}?"
+    return f"{error.format_message().rstrip('.')}\n  hint: {command} --help"
 
 
 def _optional_values(arguments: Sequence[str]) -> list[str]:

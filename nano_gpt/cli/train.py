@@ -149,10 +149,6 @@ def train(
             )
         run_dir, checkpoint = find_run(resume, run_dir)
         config = run_dir / "config.yaml"
-    elif not (dataset or recipe or config):
-        logger.info("no --dataset: training on the built-in corpus python_docs with its small recipe")
-    if streaming:
-        logger.info("--streaming has no effect: shards are memory-mapped, never loaded whole")
     flags = {
         "data.dataset": dataset,
         "data.files": paths or None,
@@ -183,6 +179,10 @@ def train(
         "sampling.seed": sample_seed,
     }
     settings = resolve(preset=model, recipe=recipe, file=config, flags=flags, assignments=set_ or ())
+    if not (dataset or recipe or config):
+        logger.info("no --dataset: training on the built-in corpus python_docs with its small recipe")
+    if streaming:
+        logger.info("--streaming has no effect: shards are memory-mapped, never loaded whole")
     result = run_training(settings, run_dir=run_dir, resume=resume is not None, checkpoint=checkpoint)
     if not from_environment().is_main:
         return

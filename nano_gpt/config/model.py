@@ -30,9 +30,13 @@ class GPTConfig(Settings):
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
         if self.n_embd % self.n_head:
-            near = [n for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
-            best = min(near, key=lambda n: abs(n - self.n_head))
-            raise ValueError(f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}: n_head {best} would do")
+            heads = [n for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
+            best = min(heads, key=lambda n: abs(n - self.n_head))
+            wider = (self.n_embd // self.n_head + 1) * self.n_head
+            raise ValueError(
+                f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}: "
+                f"n_embd {wider}, or n_head {best}, would do"
+            )
         return self
 
     @property

@@ -143,7 +143,7 @@ def next_command(config: DataConfig) -> str:
     """The command that trains on this set once it is prepared; your own files are found again by their name."""
     words = ["nano-gpt", "train", "--dataset", config.dataset]
     if config.tokenizer:
-        words += ["--set", f"data.tokenizer={config.tokenizer}"]
+        words += ["--tokenizer", config.tokenizer]
     return shlex.join([*words, *_where(config)])
 
 

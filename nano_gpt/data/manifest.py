@@ -7,6 +7,7 @@ prepared.reader("train").read(0, 1024)
 from __future__ import annotations
 
 import hashlib
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nano_gpt.data.catalog import MANIFEST
+from nano_gpt.config.data import DataConfig
+from nano_gpt.data.catalog import CATALOG, MANIFEST
 from nano_gpt.data.shards import Shard, TokenReader
 from nano_gpt.errors import DataError
+from nano_gpt.runtime.files import sha256
 from nano_gpt.tokenizer import load_tokenizer
 from nano_gpt.tokenizer.base import Tokenizer
 
@@ -79,7 +82,7 @@ class PreparedSet:
         """All tokens of a split. Raises DataError for a split that is not there and for damaged shards."""
         self._counts(split)
         shards = [shard for shard in self.manifest.shards if shard.split == split]
-        return TokenReader(self.folder, shards, self.manifest.dtype, self.manifest.vocab_size)
+        return TokenReader(self.folder, shards, self.manifest.dtype, self.manifest.vocab_size, self.remedy)
 
     def tokenizer(self) -> Tokenizer:
         """The one that made the tokens, from the files in the folder. Raises DataError if it is another one."""
@@ -87,9 +90,34 @@ class PreparedSet:
         if tokenizer.fingerprint != self.manifest.tokenizer_fingerprint:
             raise DataError(
                 f"the tokenizer files in {self.folder} are not those that made its tokens",
-                "restore them, or prepare the set again with --overwrite",
+                self.remedy,
             )
         return tokenizer
+
+    def verify(self) -> None:
+        """Read all of it: raises DataError for tokenizer files or a shard that are not what was written."""
+        self.tokenizer()
+        for split in self.manifest.splits:
+            self.reader(split)
+        for shard in self.manifest.shards:
+            if sha256(self.folder / shard.file) != shard.sha256:
+                path = self.folder / shard.file
+                raise DataError(f"shard {path} is not what was written: its sha256 differs", self.remedy)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all shards."""
+        return sum(shard.bytes for shard in self.manifest.shards)
+
+    @property
+    def remedy(self) -> str:
+        """What to do when a file of the set is damaged."""
+        name, there = self.manifest.dataset, self.folder.parent
+        words = ["nano-gpt", "prepare_dataset", "--dataset", name]
+        words += [] if name in CATALOG else ["--files", "..."]
+        words += ["--tokenizer", self.manifest.tokenizer] if self.folder.name != name else []
+        words += ["--dataset-dir", str(there)] if there != DataConfig().dataset_dir else []
+        return f"restore the file, or prepare the set again: {shlex.join(words)} --overwrite"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -101,7 +129,7 @@ class PreparedSet:
         if split not in self.manifest.splits:
             raise DataError(
                 f"{self.folder} has no {split} split; it has {', '.join(self.manifest.splits)}",
-                f"nano-gpt prepare_dataset --dataset {self.manifest.dataset} --overwrite prepares both",
+                self.remedy,
             )
         return self.manifest.splits[split]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_gpt.config.data import DataConfig
-from nano_gpt.data.catalog import MANIFEST, dataset_info, prepare_command, prepared_folder, tokenizer_of
+from nano_gpt.data.catalog import LARGE_BYTES, MANIFEST, dataset_info, prepare_command, prepared_folder, tokenizer_of
 from nano_gpt.data.journal import Journal, exclusive, finish, read_journal, remove_all_but, write_journal
 from nano_gpt.data.manifest import Counts, Manifest, PreparedSet, open_prepared
 from nano_gpt.data.progress import Progress
@@ -55,7 +55,8 @@ def prepare(config: DataConfig, splits: Sequence[str] = SPLITS, *, overwrite: bo
             journal = _begin(config, folder, source, splits)
         else:
             _check_same(journal.manifest, config, source, splits, folder)
-            logger.info(f"prepare: going on with {folder} at document {journal.document:,}")
+            if journal.document:
+                logger.info(f"prepare: going on with {folder} at document {journal.document:,}")
         remove_all_but(folder, journal.manifest)
         try:
             manifest = _Preparation(config, folder, source, journal).run()
@@ -79,11 +80,13 @@ def ensure_prepared(config: DataConfig) -> PreparedSet:
         asked, has = config.validation_fraction, prepared.manifest.options.get("validation_fraction")
         if asked not in (None, has):
             raise _different(folder, [f"validation_fraction {has!r} there, {asked!r} asked for"])
+        if prepared.bytes < LARGE_BYTES:  # a second at most; a larger one by `prepare_dataset`, which verifies it
+            prepared.verify()
         return prepared
     info = dataset_info(config)
-    if not info.small:
-        raise DataError(f"{config.dataset} is not prepared in {folder}", f"it is large: {prepare_command(config)}")
     if not (folder / MANIFEST).is_file():
+        if not info.small:
+            raise DataError(f"{config.dataset} is not prepared in {folder}", f"it is large: {prepare_command(config)}")
         logger.info(f"preparing {config.dataset} ({info.description}) in {folder}")
     return prepare(config)
 
@@ -105,7 +108,8 @@ def _finished(config: DataConfig, folder: Path, splits: Sequence[str]) -> Prepar
     prepared = open_prepared(folder)
     source = make_source(config, prepared.manifest.revision)
     _check_same(prepared.manifest, config, source, splits, folder)
-    logger.info(f"prepare: {folder} is finished already")
+    prepared.verify()
+    logger.info(f"prepare: {folder} is finished already, and whole")
     return prepared
 
 

@@ -120,8 +120,9 @@ class TokenReader:
     Raises DataError for a shard that is missing, truncated, of another type, or with ids beyond the vocabulary.
     """
 
-    def __init__(self, folder: Path, shards: Sequence[Shard], dtype: str, vocab_size: int) -> None:
-        self._maps = [_map_shard(folder / shard.file, shard, np.dtype(dtype), vocab_size) for shard in shards]
+    def __init__(self, folder: Path, shards: Sequence[Shard], dtype: str, vocab_size: int, remedy: str) -> None:
+        """`remedy` is the hint of these errors."""
+        self._maps = [_map_shard(folder / shard.file, shard, np.dtype(dtype), vocab_size, remedy) for shard in shards]
         self._ends = list(accumulate(shard.tokens for shard in shards))
         self._dtype = np.dtype(dtype)
 
@@ -144,9 +145,7 @@ class TokenReader:
         return np.concatenate(parts) if parts else np.empty(0, self._dtype)
 
 
-def _map_shard(path: Path, shard: Shard, dtype: np.dtype[np.unsignedinteger], vocab_size: int) -> Tokens:
-    command = f"nano-gpt prepare_dataset --dataset {path.parent.name} --overwrite"
-    remedy = f"restore the file, or prepare the set again: {command}"
+def _map_shard(path: Path, shard: Shard, dtype: np.dtype[np.unsignedinteger], vocab_size: int, remedy: str) -> Tokens:
     if shard.max_id >= vocab_size:
         raise DataError(f"shard {path} holds id {shard.max_id}, but its tokenizer has {vocab_size} ids", remedy)
     try:

@@ -116,8 +116,8 @@ def _steps(
         tokens = ids.tolist()  # sync: once per token, so that it can be shown, and to see the rows end
         if BROKEN in tokens:
             raise NanoGPTError(
-                f"the model's logits after {len(prompt) + step} tokens are not numbers",
-                "its weights hold NaN or inf; take a checkpoint from before the training diverged",
+                f"the model's logits are not numbers (context: {len(prompt) + step})",
+                "its weights are damaged, or its training diverged; take another checkpoint",
             )
         ended = [before or token == eot_id for before, token in zip(ended, tokens, strict=True)]
         yield [eot_id if end else token for end, token in zip(ended, tokens, strict=True)]

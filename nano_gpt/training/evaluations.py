@@ -82,7 +82,7 @@ class Samples:
     metrics: Metrics
 
     def __call__(self, state: RunState) -> None:
-        if not self.subject.ranks.is_main:
+        if state.step == 0 or not self.subject.ranks.is_main:  # untrained weights write noise
             return
         subject = self.subject
         with autocast(subject.device, subject.dtype):

@@ -16,7 +16,9 @@ def plot_runs(runs: Sequence[Path], target: Path) -> None:
     try:
         import matplotlib
     except ImportError:
-        raise NanoGPTError("matplotlib is not installed", "pip install 'nano-gpt[plot]'") from None
+        raise NanoGPTError(
+            "matplotlib is not installed", "pip install matplotlib; in a clone: script/setup plot"
+        ) from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -40,12 +40,14 @@ class RunFolder:
         self._lock = FileLock(path / ".lock", timeout=0)
 
     def claim(self) -> None:
-        """Hold the folder until `release`. Raises ConfigError if another process does."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Hold the folder until `release`. Raises ConfigError if another process does, or if it cannot be written."""
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout:
             raise ConfigError(f"another process is training in {self.path}", "choose another --run-dir") from None
+        except OSError as error:
+            raise ConfigError(f"cannot write to {self.path}: {error.strerror}", "another place: --run-dir") from None
 
     def release(self) -> None:
         """Nothing happens on a rank that has claimed nothing."""

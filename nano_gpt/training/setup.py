@@ -171,7 +171,6 @@ def _wrapped(model: GPT, config: RunConfig, device: torch.device, ranks: Ranks) 
             forward,
             device_ids=[device.index] if device.type == "cuda" else None,
             gradient_as_bucket_view=True,
-            broadcast_buffers=False,
         )
     return forward
 

@@ -26,7 +26,7 @@ def test_files_prints_a_summary_and_the_next_command(capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     assert "dataset_cache/one-byte: 2 files" in out
     assert "1 documents" in out and "bytes per token" in out
-    assert "next: nano-gpt train --dataset one --set data.tokenizer=byte" in out
+    assert "next: nano-gpt train --dataset one --tokenizer byte" in out
     prepared = open_prepared(Path("dataset_cache/one-byte"))
     assert prepared.tokens("train") + prepared.tokens("validation") == 2 + sum(
         Path(name).stat().st_size for name in ("one.txt", "two.txt")

@@ -391,3 +391,20 @@ def test_large_files_of_your_own_are_prepared_on_purpose(tmp_path: Path, monkeyp
     assert caught.value.hint is not None and f"--files {file}" in caught.value.hint
     prepare.prepare(config)
     assert prepare.ensure_prepared(config).tokens("train") > 4000
+
+
+def test_a_flipped_byte_is_found_by_whoever_opens_the_set(tmp_path: Path) -> None:
+    """Training on a damaged shard gives a loss that nobody can explain; the manifest knows better."""
+    config = config_for(tmp_path)
+    made = prepare.prepare(config)
+    shard = made.folder / made.manifest.shards[0].file
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    for use in (prepare.prepare, prepare.ensure_prepared):
+        with pytest.raises(DataError, match="sha256 differs") as caught:
+            use(config)
+        assert caught.value.hint is not None
+        assert f"--dataset-dir {config.dataset_dir}" in caught.value.hint and "--overwrite" in caught.value.hint
+    prepare.prepare(config, overwrite=True)
+    assert prepare.ensure_prepared(config).manifest == made.manifest

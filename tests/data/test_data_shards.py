@@ -42,7 +42,7 @@ def test_any_slice_of_what_was_written_is_read(
         shards = write(Path(name), [np.array(d, np.uint32) for d in documents], dtype, tokens_per_shard)
         assert all(shard.tokens == tokens_per_shard for shard in shards[:-1])
         assert sorted(shard.file for shard in shards) == sorted(path.name for path in Path(name).iterdir())
-        reader = TokenReader(Path(name), shards, dtype, 2**16)
+        reader = TokenReader(Path(name), shards, dtype, 2**16, "prepare it again")
         assert len(reader) == len(everything)
         start = data.draw(st.integers(0, len(everything)))
         stop = data.draw(st.integers(start, len(everything) + 5))
@@ -76,8 +76,8 @@ def shard(tmp_path: Path) -> Shard:
 
 def opened(folder: Path, shard: Shard, vocab_size: int = 1000) -> DataError:
     with pytest.raises(DataError) as caught:
-        TokenReader(folder, [shard], "uint16", vocab_size)
-    assert "--overwrite" in (caught.value.hint or "")
+        TokenReader(folder, [shard], "uint16", vocab_size, "prepare it again")
+    assert caught.value.hint == "prepare it again"
     return caught.value
 
 

@@ -48,7 +48,7 @@ def test_vocabulary_is_padded_to_64(vocab: int, padded: int) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"n_embd": 512, "n_head": 10}, "n_embd 512 is not divisible by n_head 10: n_head 8 would do"),
+        ({"n_embd": 512, "n_head": 10}, "n_embd 512 is not divisible by n_head 10: n_embd 520, or n_head 8, would do"),
         ({"n_layer": 0}, "n_layer = 0: input should be greater than 0"),
         ({"n_head": -1}, "n_head = -1"),
         ({"vocab_size": 0}, "vocab_size = 0"),
