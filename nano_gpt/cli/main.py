@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import logging
 import os
 import sys
 import time
@@ -151,4 +152,13 @@ def _optional_values(arguments: Sequence[str]) -> list[str]:
 
 
 def main() -> None:
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if distributed.from_environment().world_size > 1:
+        # All is written and closed. A thread of gloo's that is still there while Python takes itself apart can abort
+        # the process ("terminate called without an active exception"), and torchrun then calls a whole run failed.
+        logging.shutdown()
+        with suppress(OSError):  # a reader that has gone
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -7,6 +7,7 @@ group is really used, so that the command line can ask for its rank at no cost.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,6 +65,7 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
+        gc.collect()  # a wrapped model in a reference cycle would outlive the group that it holds on to
         dist.destroy_process_group()
 
 
