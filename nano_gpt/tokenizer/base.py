@@ -6,6 +6,7 @@ A tokenizer is a table from ids to bytes, and a way to cut text into entries of 
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,8 +84,14 @@ class Tokenizer(ABC):
         )
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LARGE = 2**20  # characters
+
+
 def well_formed(text: str) -> str:
     """`text` with surrogate pairs joined and lone surrogates, which have no UTF-8, replaced by U+FFFD."""
+    if text.isascii() or (len(text) > _LARGE and not _SURROGATE.search(text)):  # slower than encoding, but no copy
+        return text
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from pathlib import Path
 
 import pytest
+import tiktoken
 
 from nano_gpt.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from nano_gpt.tokenizer.bpe import GPT2_WORDS, ByteLevelBPE
 
 HOSTILE = [
     "",
@@ -66,3 +69,15 @@ def bpe() -> Tokenizer:
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     found: Tokenizer = request.getfixturevalue(request.param)
     return found
+
+
+@functools.cache
+def _reference(tokenizer: ByteLevelBPE) -> tiktoken.Encoding:
+    ranks = tokenizer._encoding._mergeable_ranks
+    return tiktoken.Encoding("reference", pat_str=GPT2_WORDS, mergeable_ranks=ranks, special_tokens={})
+
+
+def whole(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of the text in one go, by tiktoken with GPT-2's own expression."""
+    assert isinstance(tokenizer, ByteLevelBPE)
+    return _reference(tokenizer).encode_ordinary(text)

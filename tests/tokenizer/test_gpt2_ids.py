@@ -6,18 +6,9 @@ from pathlib import Path
 
 import pytest
 import tiktoken
-from conftest import HOSTILE
-from hypothesis import given
-from hypothesis import strategies as st
+from conftest import HOSTILE, whole
 
 from nano_gpt.tokenizer import Tokenizer, load_tokenizer
-from nano_gpt.tokenizer.bpe import ByteLevelBPE, pieces_of
-
-# What can change the words around a cut: whitespace of both kinds (U+001C is whitespace to Python only), letters,
-# digits, marks, contractions.
-EDGES = st.text(
-    st.sampled_from([" ", "\n", "\t", "\u3000", "\x85", "\x1c", "a", "s", "1", "!", "'", "\u00e9", "\u6f22"])
-)
 
 
 @pytest.mark.parametrize(
@@ -53,33 +44,6 @@ def test_name_and_files_need_no_network(gpt2: Tokenizer, tmp_path: Path, monkeyp
     loaded = load_tokenizer(tmp_path / "model")
     assert loaded.name == gpt2.name == "gpt2"
     assert loaded.fingerprint == gpt2.fingerprint
-
-
-def whole(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of the text in one go."""
-    assert isinstance(tokenizer, ByteLevelBPE)
-    return tokenizer._encoding.encode_ordinary(text)
-
-
-@given(text=EDGES, length=st.integers(1, 6))
-def test_cutting_changes_no_id(bpe: Tokenizer, text: str, length: int) -> None:
-    pieces = list(pieces_of(text, length))
-    assert "".join(pieces) == text
-    assert [i for piece in pieces for i in whole(bpe, piece)] == whole(bpe, text)
-
-
-@given(text=EDGES, length=st.integers(1, 6))
-def test_cutting_changes_no_id_of_gpt2(gpt2: Tokenizer, text: str, length: int) -> None:
-    assert [i for piece in pieces_of(text, length) for i in whole(gpt2, piece)] == whole(gpt2, text)
-
-
-def test_every_whitespace_character_of_tiktoken_is_known() -> None:
-    everything = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
-    ranks = {bytes([byte]): byte for byte in range(256)}
-    finder = tiktoken.Encoding("finder", pat_str=r"\s", mergeable_ranks=ranks, special_tokens={})
-    for char in everything:
-        cut = list(pieces_of(f"a{char}a", 1)) == ["a", f"{char}a"]
-        assert cut == bool(finder.encode_ordinary(char)), hex(ord(char))
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "byte", "bpe"])

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import corpus
+from conftest import HOSTILE, corpus
 
 from nano_gpt.errors import ConfigError, DataError
-from nano_gpt.tokenizer import Tokenizer, needs_corpus, train_tokenizer
+from nano_gpt.tokenizer import Tokenizer, load_tokenizer, needs_corpus, train_tokenizer
+from nano_gpt.tokenizer.base import END_OF_TEXT
 from nano_gpt.tokenizer.hf_files import BYTE_ORDER
 
 
@@ -92,3 +98,131 @@ def test_training_is_the_same_in_every_process() -> None:
         return run.stdout
 
     assert len({fingerprint("0", "1"), fingerprint("1", "2"), fingerprint("2", "4")}) == 1
+
+
+def test_what_goes_wrong_with_the_texts_is_raised() -> None:
+    def texts() -> Iterator[str]:
+        yield "some text"
+        raise DataError("file.txt: byte 9 is not UTF-8")
+
+    with pytest.raises(DataError, match="byte 9"):
+        train_tokenizer("bpe:300", texts())
+
+
+def test_who_waits_is_called_and_may_stop_it() -> None:
+    """As Ctrl-C does, which raises where the waiting thread is."""
+    calls, read = 0, 0
+
+    def waiting() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+
+    def texts() -> Iterator[str]:
+        nonlocal read
+        while True:
+            read += 1
+            yield "a text that never ends "
+            time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_tokenizer("bpe:300", texts(), waiting)
+    assert calls == 3
+    end = read
+    time.sleep(0.1)
+    assert read == end > 3, "somebody reads on"
+
+
+# Distinct random words keep the library at merging for minutes, where it is deaf to everything.
+MANY_WORDS = """
+import os, random
+from nano_gpt.tokenizer import train_tokenizer
+
+draw = random.Random(0)
+
+def texts(number):
+    for i in range(number):
+        yield " ".join("".join(draw.choices("abcdefgh", k=9)) for _ in range(400))
+        if i == 20:
+            print("reading", flush=True)
+    print("merging", flush=True)
+    {then}
+
+try:
+    train_tokenizer("bpe:200000", texts({number}))
+except {error}:
+    os._exit(130)  # as the command does: the thread may still be at it
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize(("phase", "number"), [("reading", 10**9), ("merging", 2_000)])
+def test_ctrl_c(phase: str, number: int) -> None:
+    code = MANY_WORDS.format(number=number, then="", error="KeyboardInterrupt")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while process.stdout.readline().strip() != phase:
+        assert process.poll() is None
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "")
+    assert time.monotonic() - begun < 4
+
+
+def test_an_error_of_the_source_does_not_wait_for_the_merging() -> None:
+    code = MANY_WORDS.format(number=2_000, then="raise FileNotFoundError", error="FileNotFoundError")
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+    assert time.monotonic() - begun < 20
+
+
+def test_tokenizers_of_the_library_itself_are_loaded(tmp_path: Path) -> None:
+    """Made as its own documentation does it; their ids are ours."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    made = ByteLevelBPETokenizer()
+    made.train_from_iterator(corpus(), vocab_size=600, special_tokens=[END_OF_TEXT], show_progress=False)
+    made.save(str(tmp_path / "tokenizer.json"))
+    ours = load_tokenizer(tmp_path / "tokenizer.json")
+    assert (ours.vocab_size, ours.eot_id) == (600, 0)
+    for text in HOSTILE:
+        if END_OF_TEXT not in text:  # which theirs takes for the token
+            assert ours.encode(text) == made.encode(text).ids
+
+
+def test_a_gpt2_retrained_by_transformers_is_loaded(tmp_path: Path, bpe: Tokenizer) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    bpe.save(tmp_path / "first")
+    first = PreTrainedTokenizerFast.from_pretrained(tmp_path / "first")
+    made = first.train_new_from_iterator(corpus(), 600, show_progress=False)
+    made.save_pretrained(tmp_path / "second")
+    ours = load_tokenizer(tmp_path / "second")
+    assert (ours.vocab_size, ours.eot_id) == (600, made.eos_token_id)
+    for text in HOSTILE:
+        if END_OF_TEXT not in text:
+            assert ours.encode(text) == made.encode(text)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({"lowercase": True}, "it normalizes text"),
+        ({"add_prefix_space": True}, "does not cut text into words as GPT-2 does"),
+        ({"specials": []}, r"it has no <\|endoftext\|>"),
+        ({"specials": [END_OF_TEXT, "[PAD]"]}, r"special tokens besides <\|endoftext\|>: '\[PAD\]'"),
+    ],
+)
+def test_tokenizers_of_the_library_with_other_ids_are_refused(how: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    from tokenizers import ByteLevelBPETokenizer
+
+    specials = how.pop("specials", [END_OF_TEXT])
+    made = ByteLevelBPETokenizer(**how)
+    made.train_from_iterator(corpus(), vocab_size=400, special_tokens=specials, show_progress=False)
+    made.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(DataError, match=reason):
+        load_tokenizer(tmp_path)
