@@ -7,6 +7,7 @@ import typer
 from nano_gpt.cli.options import (
     Assignments,
     ConfigFile,
+    ConfigName,
     DatasetName,
     Files,
     MoreFiles,
@@ -22,6 +23,7 @@ from nano_gpt.data.catalog import name_for_files
 def config(
     context: typer.Context,
     dataset: DatasetName = None,
+    config_name: ConfigName = None,
     files: Files = None,
     more_files: MoreFiles = None,
     tokenizer: TokenizerName = None,
@@ -41,6 +43,7 @@ def config(
     paths = all_files(context, files, more_files)
     flags = {
         "data.dataset": dataset or (name_for_files(paths) if paths else None),
+        "data.config_name": config_name,
         "data.files": paths or None,
         "data.tokenizer": tokenizer,
     }

@@ -13,6 +13,7 @@ import typer
 from nano_gpt.cli.options import (
     Checkpoint,
     Compile,
+    ConfigName,
     DatasetDir,
     DatasetName,
     Device,
@@ -53,6 +54,7 @@ def eval_(
         int, typer.Option(min=1, help="Rows of text in one forward. No result depends on it.")
     ] = EvaluationConfig().batch_size,
     dataset: DatasetName = None,
+    config_name: ConfigName = None,
     dataset_dir: DatasetDir = None,
     validation_steps: Annotated[
         int | None,
@@ -96,6 +98,7 @@ def eval_(
     where = resolve_device(device, ranks.local_rank)
     request = Request(
         dataset=dataset,
+        config_name=config_name,
         dataset_dir=dataset_dir,
         validation_steps=validation_steps,
         hellaswag_samples=hellaswag_samples,

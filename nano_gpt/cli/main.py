@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,10 +23,12 @@ from nano_gpt import __version__
 from nano_gpt.cli.config import config
 from nano_gpt.cli.eval import eval_
 from nano_gpt.cli.export import export
+from nano_gpt.cli.inspect import inspect
 from nano_gpt.cli.plot import plot
 from nano_gpt.cli.prepare_dataset import prepare_dataset
 from nano_gpt.cli.sample import sample
 from nano_gpt.cli.train import train
+from nano_gpt.cli.train_tokenizer import train_tokenizer
 from nano_gpt.cli.upload import upload
 from nano_gpt.errors import ConfigError, Interrupted, NanoGPTError
 from nano_gpt.runtime import distributed, logs
@@ -47,6 +50,8 @@ app = typer.Typer(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "prepare_dataset": prepare_dataset,
+    "train_tokenizer": train_tokenizer,
+    "inspect": inspect,
     "train": train,
     "sample": sample,
     "eval": eval_,
@@ -82,6 +87,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         rank = distributed.from_environment().rank
         code = app(args=_optional_values(arguments), prog_name="nano-gpt", standalone_mode=False)
+        if code == 130:  # Typer takes a Ctrl-C for itself, and says nothing
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -153,9 +160,10 @@ def _optional_values(arguments: Sequence[str]) -> list[str]:
 
 def main() -> None:
     code = run(sys.argv[1:])
-    if distributed.from_environment().world_size > 1:
+    if distributed.from_environment().world_size > 1 or (code and threading.active_count() > 1):
         # All is written and closed. A thread of gloo's that is still there while Python takes itself apart can abort
         # the process ("terminate called without an active exception"), and torchrun then calls a whole run failed.
+        # So can a thread that was left at its work by Ctrl-C or an error (tokenizer/training.py).
         logging.shutdown()
         with suppress(OSError):  # a reader that has gone
             sys.stdout.flush()

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from nano_gpt.config.presets import PRESETS, RECIPES
+from nano_gpt.data.catalog import CATALOG
 from nano_gpt.runtime.logs import logger
 
 MODEL = "Which model"
+SOURCE = "Which text"
+_SUFFIXES = {"K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9}
+
+
+def count(text: str) -> int:
+    """`100000000`, `1e8`, `100M` -> 100,000,000"""
+    unit = _SUFFIXES.get(text[-1:].upper())
+    try:
+        value = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        value = 0.0
+    if not (value >= 1 and value.is_integer()):
+        raise typer.BadParameter(f"{text!r} is not a whole number, such as 100000000, 1e8 or 100M")
+    return int(value)
+
 
 Pretrained = Annotated[
     str | None,
@@ -36,12 +52,96 @@ Device = Annotated[str, typer.Option(help="auto (cuda, else mps, else cpu), cpu,
 DatasetName = Annotated[
     str | None, typer.Option("--dataset", help="python_docs (built in), tinyshakespeare, finewebedu, or your own name.")
 ]
+SourceName = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        metavar="NAME",
+        help=f"{', '.join(CATALOG)}; any hub dataset as hf:owner/name; or a name for your own files.",
+        show_default="name of the file",
+        rich_help_panel=SOURCE,
+    ),
+]
+ConfigName = Annotated[
+    str | None,
+    typer.Option(
+        help="Configuration of a hub dataset: a sample size, a language.",
+        show_default="the dataset's own",
+        rich_help_panel=SOURCE,
+    ),
+]
+Urls = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--url", metavar="URL", help="A file from the web, downloaded once. Repeatable.", rich_help_panel=SOURCE
+    ),
+]
+TextColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="The column of a table, the field of a .jsonl line with the text.",
+        show_default="the dataset's own, or text",
+        rich_help_panel=SOURCE,
+    ),
+]
+DocumentSeparator = Annotated[
+    str | None,
+    typer.Option(
+        help="Cut .txt files into documents at this string; \\n in it is a line end.",
+        show_default="lines of <|endoftext|> only",
+        rich_help_panel=SOURCE,
+    ),
+]
+EncodingErrors = Annotated[
+    Literal["strict", "replace"] | None,
+    typer.Option(
+        help="Bytes that are not UTF-8: stop and name the byte, or put U+FFFD.",
+        show_default="strict",
+        rich_help_panel=SOURCE,
+    ),
+]
+MaxDocuments = Annotated[
+    int | None,
+    typer.Option(
+        parser=count, metavar="COUNT", help="Take only the first documents of the source.", rich_help_panel=SOURCE
+    ),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        parser=count,
+        metavar="COUNT",
+        help="Take only the first documents, up to so many tokens: 10M, 1e9.",
+        rich_help_panel=SOURCE,
+    ),
+]
+ValidationFraction = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the documents kept for validation.",
+        show_default="the dataset's own; your files 0.1",
+        rich_help_panel=SOURCE,
+    ),
+]
+Dedup = Annotated[
+    Literal["none", "exact"] | None,
+    typer.Option(
+        help="exact: of documents with the same text, keep the first.", show_default="none", rich_help_panel=SOURCE
+    ),
+]
+NumProcs = Annotated[
+    int | None, typer.Option(min=1, help="Processes that read and tokenise.", show_default="one per core")
+]
 DatasetDir = Annotated[
     Path | None, typer.Option(help="Folder that holds the prepared sets.", show_default="dataset_cache")
 ]
 Files = Annotated[
     list[Path] | None,
-    typer.Option("--files", metavar="PATH...", help="Your own text instead: .txt and .jsonl files, UTF-8."),
+    typer.Option(
+        "--files",
+        metavar="PATH...",
+        help="Your own text: .txt, .jsonl, .parquet, each also .gz, .zst; folders, globs.",
+    ),
 ]
 MoreFiles = Annotated[list[Path] | None, typer.Argument(hidden=True, metavar="PATH")]
 """Takes the rest of `--files a.txt b.txt`: an option has one value, and a shell's *.txt has many."""

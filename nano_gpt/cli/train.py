@@ -10,6 +10,7 @@ import typer
 from nano_gpt.cli.options import (
     Assignments,
     ConfigFile,
+    ConfigName,
     DatasetDir,
     DatasetName,
     Files,
@@ -30,6 +31,7 @@ SHAPE, BATCH, OPTIMIZER, MEASURE, KEEP = "Model", "Batch and speed", "Optimizer"
 def train(
     context: typer.Context,
     dataset: DatasetName = None,
+    config_name: ConfigName = None,
     files: Files = None,
     more_files: MoreFiles = None,
     tokenizer: TokenizerName = None,
@@ -142,7 +144,7 @@ def train(
         dataset = name_for_files(paths)
     checkpoint = None
     if resume:
-        if dataset or tokenizer or model or recipe or config:
+        if dataset or config_name or tokenizer or model or recipe or config:
             raise ConfigError(
                 "--resume goes on with the run's own settings",
                 "leave out --dataset, --files, --tokenizer, --model, --recipe and --config",
@@ -151,6 +153,7 @@ def train(
         config = run_dir / "config.yaml"
     flags = {
         "data.dataset": dataset,
+        "data.config_name": config_name,
         "data.files": paths or None,
         "data.tokenizer": tokenizer,
         "data.dataset_dir": dataset_dir,

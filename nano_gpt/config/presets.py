@@ -46,6 +46,9 @@ _SMALL: Values = {
     "sampling": {"prompt": "", "num_sequences": 2, "max_length": 100},
 }
 
+# Karpathy's reproduction: GPT-2 124M on 10 billion tokens, on one 8-GPU node.
+_LARGE: Values = {"preset": "gpt2", "training": {"checkpoint_steps": 5000}}
+
 RECIPES: dict[str, Values] = {
     # The quick start: a bit over a minute on two CPU cores with bf16 instructions. At this budget a wide and shallow
     # model with small batches learns most: 1.59 bits per byte after 2,000 steps, 4 layers of 192 1.74 in the same time.
@@ -80,12 +83,9 @@ RECIPES: dict[str, Values] = {
         "evaluation": {"eval_steps": 250, "validation_steps": None},
         "sampling": {"prompt": "\n", "num_sequences": 2, "max_length": 200},
     },
-    # Karpathy's reproduction: GPT-2 124M on 10 billion tokens, on one 8-GPU node.
-    "finewebedu": {
-        "preset": "gpt2",
-        "data": {"dataset": "finewebedu"},
-        "training": {"checkpoint_steps": 5000},
-    },
+    "finewebedu": {**_LARGE, "data": {"dataset": "finewebedu"}},
+    "fineweb": {**_LARGE, "data": {"dataset": "fineweb"}},
+    "openwebtext": {**_LARGE, "data": {"dataset": "openwebtext"}},
     # Your own files, or a dataset without a recipe of its own.
     "small": _SMALL,
 }

@@ -3,11 +3,13 @@
 A split of N tokens is cut into W = ceil((N - 1) / T) windows; window i has the inputs `tokens[iT : iT + T]` and the
 same shifted by one as targets, so every token but the first is a target exactly once per epoch. Sample number n of
 the run is window `order(n // W)[n % W]`: a permutation per epoch that is computed where it is needed and not stored.
-Nothing has to be remembered to go on at step s, and neither ranks nor micro-batches change what a step sees.
+So a loader has no state of its own: the step is its `state_dict`, going on at any step costs the same as at the
+next, and neither ranks nor micro-batches change what a step sees.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -60,6 +62,8 @@ class TokenLoader:
         self._world_size = world_size
         self._seed = seed
         self._shuffle = shuffle
+        self.windows = functools.lru_cache(maxsize=1)(self._windows)  # every step asks twice
+        """step -> (windows_per_step,) window numbers, over all ranks. A step may reach into further epochs."""
 
     def batches(self, step: int) -> Iterator[Batch]:
         """This rank's micro-batches of `step`: the rank-th part of the step's windows, in order."""
@@ -74,8 +78,7 @@ class TokenLoader:
         short = int(np.count_nonzero(self.windows(step) == self.num_windows - 1))
         return self.windows_per_step * self._sequence_length - short * missing
 
-    def windows(self, step: int) -> Indices:
-        """(windows_per_step,) window numbers of `step`, over all ranks. A step may reach into further epochs."""
+    def _windows(self, step: int) -> Indices:
         samples = np.arange(step * self.windows_per_step, (step + 1) * self.windows_per_step, dtype=np.int64)
         epochs, places = np.divmod(samples, self.num_windows)
         if not self._shuffle:
@@ -85,6 +88,23 @@ class TokenLoader:
             for epoch in np.unique(epochs)
         ]
         return np.concatenate(order)
+
+
+def document_ids(ids: Tensor, eot_id: int, *, eot_opens: bool = True) -> Tensor:
+    """Which document of its row each position belongs to: (B, T) ids -> (B, T) int64, on the device of `ids`.
+
+    Positions of a row are of one document where their numbers are equal; the numbers grow along the row and mean
+    nothing else. `<|endoftext|>` (`eot_id`) belongs to the document behind it, which it opens; with `eot_opens=False`
+    to the one before it (see `Manifest.eot_opens`). What fills up a short window counts as its last document.
+
+    To keep attention within documents, add to the causal mask that the documents are equal:
+
+        documents = document_ids(batch.ids, manifest.eot_id, eot_opens=manifest.eot_opens)
+        mask = (documents[:, :, None] == documents[:, None, :]).tril()     # (B, T, T), True: may look
+    """
+    marks = ids == eot_id
+    opened = marks.cumsum(1)
+    return opened if eot_opens else opened - marks.long()
 
 
 def evaluation_batches(

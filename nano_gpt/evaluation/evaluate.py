@@ -19,7 +19,7 @@ from nano_gpt.config import DataConfig, EvaluationConfig, RunConfig, TrainingCon
 from nano_gpt.config.loading import build, read_yaml
 from nano_gpt.data.loader import Batch, count_windows, evaluation_batches
 from nano_gpt.data.manifest import PreparedSet, open_prepared
-from nano_gpt.data.prepare import reopen_prepared
+from nano_gpt.data.preparing.prepare import reopen_prepared
 from nano_gpt.errors import ConfigError, DataError, NanoGPTError
 from nano_gpt.evaluation.choices import Progress
 from nano_gpt.evaluation.hellaswag import HellaSwagResult, HellaSwagTest
@@ -36,6 +36,8 @@ class Request:
 
     dataset: str | None = None
     """None: the data set of the run that the model is a checkpoint of; no validation loss for any other model."""
+    config_name: str | None = None
+    """Which configuration of a hub dataset."""
     dataset_dir: Path | None = None
     validation_steps: int | None = None
     """As in EvaluationConfig. None: as the run that the model is a checkpoint of, or its default."""
@@ -116,7 +118,10 @@ def _data_config(loaded: LoadedModel, request: Request, run: RunConfig | None) -
     if run and request.dataset in (None, data.dataset):
         return data.model_copy(update=changed)
     return DataConfig(
-        dataset=request.dataset or "", tokenizer=loaded.tokenizer.name, dataset_dir=data.dataset_dir
+        dataset=request.dataset or "",
+        config_name=request.config_name,
+        tokenizer=loaded.tokenizer.name,
+        dataset_dir=data.dataset_dir,
     ).model_copy(update=changed)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nano_gpt.data.fineweb import newest_commit
+from nano_gpt.data.sources.hub_client import newest_commit
 from nano_gpt.errors import DataError, NetworkError
 from nano_gpt.runtime import distributed
 
@@ -128,7 +128,7 @@ def _why_unreachable() -> str | None:
     """None when the hub answers one request; `datasets` itself tries for 23 seconds before it gives up."""
     try:
         newest_commit(HUB_ID)
-    except NetworkError as error:
+    except (NetworkError, DataError) as error:
         return error.message
     return None
 

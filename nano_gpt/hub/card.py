@@ -13,10 +13,9 @@ import yaml
 
 from nano_gpt.checkpoint.source import LoadedModel
 from nano_gpt.config.model import GPTConfig
-from nano_gpt.data import fineweb
+from nano_gpt.data.catalog import CATALOG, HUB
 from nano_gpt.hub.record import Event, TrainingRecord, is_number, training_record
 
-_HUB_DATASETS = {"finewebedu": fineweb.REPOSITORY}
 _CURVE_POINTS = 10  # rows in the table of validation losses
 # Fields of a HellaSwag event -> the rule that made them: scores by different rules do not compare.
 _RULES = {
@@ -199,7 +198,9 @@ def _dataset(record: TrainingRecord | None) -> str | None:
     """The corpus by name; not one that looks like a path, or that Markdown would take as markup."""
     if record is None or record.config is None:
         return None
-    name = record.config.data.dataset
+    name = record.config.data.dataset.removeprefix(HUB)
+    if name == _hub_dataset(record):
+        return name
     return name if name and not set(name) & set("/\\`|\n") else "own text"
 
 
@@ -207,4 +208,5 @@ def _hub_dataset(record: TrainingRecord | None) -> str | None:
     """The corpus by its name on the hub, if it is from there."""
     if record is None or record.config is None or record.config.data.files:
         return None
-    return _HUB_DATASETS.get(record.config.data.dataset)
+    name = record.config.data.dataset
+    return CATALOG[name].repository if name in CATALOG else name.removeprefix(HUB) if name.startswith(HUB) else None

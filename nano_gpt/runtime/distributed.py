@@ -47,6 +47,23 @@ def from_environment() -> Ranks:
     )
 
 
+def sharing_ranks() -> Ranks:
+    """The ranks of work that needs no talk between them: those of torchrun, else the tasks of a SLURM array.
+
+    Raises ConfigError for an array whose tasks are not numbered without gaps.
+    """
+    ranks = from_environment()
+    tasks = int(os.environ.get("SLURM_ARRAY_TASK_COUNT", "1"))
+    if ranks.world_size > 1 or tasks == 1:
+        return ranks
+    number = int(os.environ["SLURM_ARRAY_TASK_ID"]) - int(os.environ["SLURM_ARRAY_TASK_MIN"])
+    if number >= tasks:
+        raise ConfigError(
+            f"this is task {number} of a SLURM array of {tasks}: its numbers have gaps", f"--array=0-{tasks - 1}"
+        )
+    return Ranks(number, tasks)
+
+
 @contextmanager
 def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     """Join the other ranks for as long as the context is open: nccl on CUDA, gloo on CPUs.

@@ -22,7 +22,9 @@ SAME_REQUEST = 1.0  # seconds
 class StopRequest:
     """Listens while its context is open. Outside of the main thread Python delivers no signals, so it hears none."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: str = "saving after this step") -> None:
+        """`answer` is what the user is told at once."""
+        self._answer = answer
         self.signal: int | None = None
         self._noted = 0.0
         self._previous: dict[int, Any] = {}
@@ -44,7 +46,7 @@ class StopRequest:
                 raise KeyboardInterrupt
             return
         self.signal, self._noted = number, time.monotonic()
-        logger.info(f"{signal.Signals(number).name}: saving after this step; once more to stop at once")
+        logger.info(f"{signal.Signals(number).name}: {self._answer}; once more to stop at once")
 
     def agreed(self) -> bool:
         """Whether any rank was asked, the same answer on all of them. A collective: every rank must call it."""

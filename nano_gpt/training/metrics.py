@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nano_gpt.runtime.logs import logger
+from nano_gpt.runtime.progress import clock
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,8 @@ def _show(name: str, value: Any) -> str:
     if value is None:
         return "-"
     if name == "eta":
-        return duration(value)
+        return clock(value)
     return _FORMS.get(name, "{:.4f}" if isinstance(value, float) else "{}").format(value)
-
-
-def duration(seconds: float) -> str:
-    """1:02:03, or 2:03 below an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _finite(value: Any) -> Any:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from nano_gpt.config import RunConfig
-from nano_gpt.data.loader import count_windows
+from nano_gpt.data.loader import TokenLoader, count_windows
 from nano_gpt.data.manifest import PreparedSet
+from nano_gpt.data.shards import TokenReader
 from nano_gpt.errors import ConfigError
 from nano_gpt.runtime.logs import logger
 
@@ -26,6 +27,19 @@ class Plan:
     @property
     def accumulation(self) -> int:
         return self.config.windows_per_step // (self.micro_batch_size * self.world_size)
+
+    def loader(self, reader: TokenReader, rank: int = 0) -> TokenLoader:
+        """The batches of one rank: what a run is trained on, and what `replay.py` shows of it."""
+        return TokenLoader(
+            reader,
+            sequence_length=self.config.model.n_positions,
+            windows_per_step=self.config.windows_per_step,
+            micro_batch_size=self.micro_batch_size,
+            rank=rank,
+            world_size=self.world_size,
+            seed=self.config.training.seed,
+            shuffle=self.config.data.shuffle,
+        )
 
     def tell(self, prepared: PreparedSet, device: torch.device, dtype: torch.dtype) -> None:
         """Three log lines: the model, the data, the steps."""

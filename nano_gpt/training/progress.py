@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from nano_gpt.training.metrics import Event, duration
+from nano_gpt.runtime.progress import clock
+from nano_gpt.training.metrics import Event
 
 
 class LiveLine:
@@ -32,7 +33,7 @@ class LiveLine:
         mfu = "-" if fields["mfu"] is None else f"{fields['mfu']:.1%}"
         figures = (
             f"loss {fields['loss']:.4f} · {fields['tokens_per_second']:,.0f} tok/s · "
-            f"MFU {mfu} · {duration(fields['eta'])} left"
+            f"MFU {mfu} · {clock(fields['eta'])} left"
         )
         self._progress.update(self._task, completed=event.step + 1, figures=figures)
 

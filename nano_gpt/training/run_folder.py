@@ -21,6 +21,7 @@ import nano_gpt
 from nano_gpt.checkpoint.source import RUNS
 from nano_gpt.checkpoint.store import RUN_POINTER, checkpoints_of
 from nano_gpt.config import RunConfig, to_yaml
+from nano_gpt.data.catalog import HUB, safe_name
 from nano_gpt.errors import ConfigError
 from nano_gpt.runtime import files
 from nano_gpt.training.state import RunState
@@ -93,6 +94,7 @@ def _happened_by(line: str, state: RunState) -> bool:
 
 def new_run_path(dataset: str) -> Path:
     """runs/DATASET-DATE-TIME, with a number behind it if that exists."""
+    dataset = safe_name(dataset.removeprefix(HUB).replace("/", "--"))
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     path = RUNS / f"{dataset}-{stamp}"
     number = 2

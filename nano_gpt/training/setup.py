@@ -17,9 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nano_gpt.checkpoint.store import CheckpointStore
 from nano_gpt.config import RunConfig, resolve
-from nano_gpt.data.loader import TokenLoader
 from nano_gpt.data.manifest import PreparedSet, open_prepared
-from nano_gpt.data.prepare import ensure_prepared, reopen_prepared
+from nano_gpt.data.preparing.prepare import ensure_prepared, reopen_prepared
 from nano_gpt.errors import ConfigError
 from nano_gpt.evaluation.hellaswag import HellaSwagTest
 from nano_gpt.evaluation.hellaswag_items import load_items
@@ -94,16 +93,6 @@ def _assemble(
     training = config.training
     plan = make_plan(config, ranks.world_size)
     dtype = resolve_dtype(training.dtype, device)
-    loader = TokenLoader(
-        prepared.reader("train"),
-        sequence_length=config.model.n_positions,
-        windows_per_step=config.windows_per_step,
-        micro_batch_size=plan.micro_batch_size,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        seed=training.seed,
-        shuffle=config.data.shuffle,
-    )
     model = _new_model(config).to(device)
     optimizer = build_optimizer(model, training.optimizer)
     tokenizer = prepared.tokenizer()
@@ -115,7 +104,7 @@ def _assemble(
     trainer = Trainer(
         config=training,
         state=RunState(data_fingerprint=prepared.fingerprint),
-        loader=loader,
+        loader=plan.loader(prepared.reader("train"), ranks.rank),
         train_step=TrainStep(
             forward=_wrapped(model, config, device, ranks),
             optimizer=optimizer,
@@ -181,7 +170,9 @@ def _evaluations(
     """Those that were asked for. Files are read and prompts fitted now: what cannot work is told before the run."""
     ranks = subject.ranks
     evaluations: list[Evaluation] = []
-    if config.evaluation.validation_steps != 0:
+    if config.evaluation.validation_steps != 0 and "validation" not in prepared.manifest.splits:
+        logger.info(f"val: skipped, since {prepared.folder} has no validation split")
+    elif config.evaluation.validation_steps != 0:
         evaluations.append(ValidationLoss(subject, prepared, config, rows, metrics))
     if config.evaluation.hellaswag_samples != 0:
         items = load_items(config.evaluation.hellaswag_file, config.evaluation.hellaswag_samples)

@@ -16,7 +16,7 @@ import torch
 from nano_gpt.checkpoint.folder import write_model_folder
 from nano_gpt.cli.main import run
 from nano_gpt.config import DataConfig, GPTConfig, RunConfig, to_yaml
-from nano_gpt.data.prepare import ensure_prepared
+from nano_gpt.data.preparing.prepare import ensure_prepared
 from nano_gpt.errors import NetworkError
 from nano_gpt.evaluation import hellaswag_items
 from nano_gpt.model.gpt import GPT

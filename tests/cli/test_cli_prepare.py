@@ -75,6 +75,66 @@ def test_again_and_overwrite(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["prepare_dataset", "--files", "one.txt", *BYTE, "--validation-fraction", "0.5", "--overwrite"]) == 0
 
 
+def test_a_sample_and_its_duplicates(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.dumps({"text": f"document {number % 150}"}) for number in range(400)]
+    Path("rows.jsonl").write_text("\n".join(rows))
+    options = ["--files", "rows.jsonl", *BYTE]
+    assert run(["prepare_dataset", *options, "--max-documents", "0.3K", "--dedup", "exact"]) == 0
+    out = capsys.readouterr().out
+    assert "duplicates dropped: 150" in out
+    assert "validation documents that are in train too: 0" in out
+    assert run(["prepare_dataset", *options, "--dataset", "few", "--max-tokens", "1e2", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert 100 <= sum(counts["tokens"] for counts in summary["splits"].values()) < 100 + len("document 149") + 1
+    assert (summary["duplicates_dropped"], summary["validation_in_train"]) == (0, 0)
+
+
+def test_invalid_utf8_is_named_or_replaced(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("latin.txt").write_bytes(b"caf\xe9 au lait\n\nmerci")
+    assert run(["prepare_dataset", "--files", "latin.txt", *BYTE]) == 1
+    assert "latin.txt: not UTF-8 at byte 3" in capsys.readouterr().err
+    assert run(["prepare_dataset", "--files", "latin.txt", *BYTE, "--encoding-errors", "replace"]) == 0
+    assert open_prepared(Path("dataset_cache/latin-byte")).manifest.splits["train"].tokens > 10
+
+
+def test_a_dry_run_tells_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["prepare_dataset", "--files", "one.txt", "two.txt", *BYTE, "--dry-run", "--num-procs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "nothing is written" in out
+    assert "download   0 bytes" in out
+    assert "text       4.2 kB, 2 documents" in out
+    assert "tokens     4,252" in out
+    assert "written    8.5 kB to dataset_cache/one-byte" in out
+    assert "time       0:00 in 1 process\n" in out
+    assert run(["prepare_dataset", "--files", "one.txt", "two.txt", *BYTE, "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["text_bytes"], told["tokens"], told["download_bytes"]) == (4250, 4252, 0)
+    assert run(["prepare_dataset", "--files", "one.txt", *BYTE, "--dry-run", "--max-tokens", "100", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == 100
+    assert not Path("dataset_cache/one-byte").exists()
+
+
+def test_under_torchrun_every_rank_takes_its_share(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["prepare_dataset", "--files", "one.txt", "two.txt", *BYTE]
+    for variables in ({"RANK": "1", "WORLD_SIZE": "2"}, {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "4"}):
+        with monkeypatch.context() as patch:
+            for name, value in {**variables, "SLURM_ARRAY_TASK_COUNT": "2"}.items():
+                patch.setenv(name, value)
+            assert run(command) == 0
+        assert capsys.readouterr().out == ""  # the set is not there yet
+        assert not Path("dataset_cache/one-byte/manifest.json").exists()
+    with monkeypatch.context() as patch:
+        for name, value in {"SLURM_ARRAY_TASK_ID": "9", "SLURM_ARRAY_TASK_MIN": "0"}.items():
+            patch.setenv(name, value)
+        patch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+        assert run(command) == 1
+    assert "its numbers have gaps" in capsys.readouterr().err
+    assert run(command) == 0  # whoever comes last
+    assert "dataset_cache/one-byte: 2 files" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -90,6 +150,9 @@ def test_again_and_overwrite(capsys: pytest.CaptureFixture[str]) -> None:
         (["--files", "one.txt", "--validation-fraction", "2"], 1, ["validation_fraction = 2.0"]),
         (["--files", "one.txt", "--dataset", "../x"], 1, ["'../x' cannot be the name of a folder"]),
         (["--files", "one.txt", "--sourc", "x"], 2, ["No such option", "--sourc"]),
+        (["--files", "one.txt", "--max-documents", "0"], 2, ["--max-documents", "'0' is not a whole number"]),
+        (["--files", "one.txt", "--dedup", "fuzzy"], 2, ["--dedup", "'exact'"]),
+        (["--prebuilt", "--import", "one.txt"], 2, ["give one of them"]),
     ],
 )
 def test_mistakes_are_one_clear_line(

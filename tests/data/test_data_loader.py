@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -10,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nano_gpt.data.loader import Batch, TokenLoader, evaluation_batches, permute
-from nano_gpt.data.shards import TokenReader
+from nano_gpt.data.loader import Batch, TokenLoader, document_ids, evaluation_batches, permute
+from nano_gpt.data.shards import TokenReader, write_shard
 from nano_gpt.errors import DataError
 from nano_gpt.model.gpt import IGNORED_TARGET
 
@@ -86,6 +89,127 @@ def test_every_target_exactly_once_per_epoch(shape: tuple[int, ...], seed: int, 
     if steps * windows_per_step == epochs * W:
         everything = Counter(target for step in range(steps) for target in targets_of(list(alone.batches(step))))
         assert everything == dict.fromkeys(range(2, tokens + 1), epochs)
+
+
+class Case(NamedTuple):
+    tokens: int
+    tokens_per_shard: int
+    length: int
+    world: int
+    micro: int
+    accumulation: int
+    seed: int
+
+
+cases = st.builds(
+    Case,
+    st.integers(2, 200),
+    st.integers(8, 70),
+    st.integers(1, 50),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(0, 2**31),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(cases)
+def test_every_token_but_the_first_is_a_target_exactly_once_per_epoch(case: Case) -> None:
+    """From shards on disk, where token i is i + 1, so that a target tells its place. Documents do not matter to the
+    loader: they begin anywhere in a window and span windows and shards.
+
+    Over three epochs, step by step: each epoch has every target once and in an order of its own, what all ranks see
+    together is what one rank alone sees, and asking for a step directly gives what going there gives.
+    """
+    tokens = case.tokens
+    ids = np.arange(1, tokens + 1, dtype=np.uint32)
+    windows_per_step = case.world * case.micro * case.accumulation
+    with tempfile.TemporaryDirectory() as name:
+        shards = [
+            write_shard(
+                Path(name) / f"train_{start:06d}.npy",
+                "train",
+                "uint16",
+                len(part),
+                0,
+                [part[: case.length], part[case.length :]],
+            )
+            for start in range(0, tokens, case.tokens_per_shard)
+            if len(part := ids[start : start + case.tokens_per_shard])
+        ]
+        reader = TokenReader(Path(name), shards, "uint16", tokens + 1, "")
+
+        def loader(rank: int, world: int, micro: int, seed: int = case.seed) -> TokenLoader:
+            return TokenLoader(
+                reader,
+                sequence_length=case.length,
+                windows_per_step=windows_per_step,
+                micro_batch_size=micro,
+                rank=rank,
+                world_size=world,
+                seed=seed,
+            )
+
+        ranks = [loader(rank, case.world, case.micro) for rank in range(case.world)]
+        alone = loader(0, 1, 1)
+        epochs = 3
+        steps = -(-epochs * alone.num_windows // windows_per_step)
+        seen: list[list[int]] = []
+        for step in range(steps):
+            shares = [list(rank.batches(step)) for rank in ranks]
+            assert all(batch.ids.shape == (case.micro, case.length) for share in shares for batch in share)
+            rows = [row for share in shares for batch in share for row in zip(batch.ids, batch.targets, strict=True)]
+            single = [row for batch in alone.batches(step) for row in zip(batch.ids, batch.targets, strict=True)]
+            for (ids_, targets), (ids_alone, targets_alone) in zip(rows, single, strict=True):
+                assert torch.equal(ids_, ids_alone) and torch.equal(targets, targets_alone)
+                seen.append([target for target in targets.tolist() if target != IGNORED_TARGET])
+        W = alone.num_windows
+        orders = []
+        for epoch in range(epochs):
+            windows = seen[epoch * W : (epoch + 1) * W]
+            assert Counter(token for window in windows for token in window) == dict.fromkeys(range(2, tokens + 1), 1)
+            orders.append([window[0] for window in windows])
+        if W >= 12:  # of so many, two epochs in the same order are a fault and no chance
+            assert orders[0] != orders[1] != orders[2] != orders[0]
+        again = loader(case.world - 1, case.world, case.micro)
+        for step in (steps - 1, 0, steps // 2):
+            assert targets_of(list(again.batches(step))) == targets_of(list(ranks[-1].batches(step)))
+
+
+def by_hand(row: list[int], eot: int, eot_opens: bool) -> list[list[int]]:
+    """The positions of each document of a row."""
+    documents: list[list[int]] = [[]]
+    for place, token in enumerate(row):
+        if token == eot and eot_opens:
+            documents.append([])
+        documents[-1].append(place)
+        if token == eot and not eot_opens:
+            documents.append([])
+    return [places for places in documents if places]
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=12, max_size=12), min_size=1, max_size=4), st.booleans())
+def test_document_ids_are_equal_within_a_document_only(rows: list[list[int]], eot_opens: bool) -> None:
+    found = document_ids(torch.tensor(rows), 3, eot_opens=eot_opens)
+    assert found.shape == (len(rows), 12) and found.dtype == torch.int64
+    for row, numbers in zip(rows, found.tolist(), strict=True):
+        grouped = [[place for place in range(12) if numbers[place] == number] for number in sorted(set(numbers))]
+        assert grouped == by_hand(row, 3, eot_opens)
+
+
+def test_the_mask_that_document_ids_are_for() -> None:
+    ids = torch.tensor([[7, 9, 5, 9, 6]])  # 9 opens: 7 | 9 5 | 9 6; 9 closes: 7 9 | 5 9 | 6
+    documents = document_ids(ids, 9)
+    mask = (documents[:, :, None] == documents[:, None, :]).tril()
+    assert mask.int().tolist() == [
+        [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
+    ]
+    documents = document_ids(ids, 9, eot_opens=False)
+    mask = (documents[:, :, None] == documents[:, None, :]).tril()
+    assert mask.int().tolist() == [
+        [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
+    ]
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**62))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 
 from nano_gpt.config import DataConfig
-from nano_gpt.data import journal, prepare, tokenizing
 from nano_gpt.data.catalog import MANIFEST
 from nano_gpt.data.manifest import PreparedSet, open_prepared
-from nano_gpt.data.sources import LocalFiles, State
+from nano_gpt.data.preparing import prepare, tokenizing, workers
+from nano_gpt.data.preparing.unfinished import Unfinished
+from nano_gpt.data.sources import local_files
 from nano_gpt.errors import ConfigError, DataError
 from nano_gpt.runtime import files
+from nano_gpt.runtime.distributed import Ranks
 from nano_gpt.tokenizer import load_tokenizer, train_tokenizer
 
 
@@ -52,8 +54,10 @@ def documents_of(prepared: PreparedSet, split: str) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare, "BATCH_DOCUMENTS", 8)
+def small_parts_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizing, "CHUNK_DOCUMENTS", 8)
+    monkeypatch.setattr(local_files, "PART_BYTES", 10_000)
+    monkeypatch.setattr(workers, "SMALL_BYTES", 0)
 
 
 def test_every_document_is_there_once_in_order_after_its_eot(tmp_path: Path) -> None:
@@ -108,15 +112,16 @@ def test_a_trained_tokenizer_travels_with_the_set(tmp_path: Path) -> None:
 def test_the_vocabulary_has_not_seen_the_validation_text(tmp_path: Path) -> None:
     config = config_for(tmp_path, tokenizer="bpe:300")
     made = prepare.prepare(config)
-    train = [text for split, text in prepare.make_source(config).documents() if split == "train"]
-    everything = [text for _, text in prepare.make_source(config).documents()]
+    everything = write_corpus(tmp_path / "corpus.jsonl")
+    held_out = set(documents_of(made, "validation"))
+    train = [text for text in everything if text not in held_out]
     assert made.manifest.tokenizer_fingerprint == train_tokenizer("bpe:300", train).fingerprint
     assert made.manifest.tokenizer_fingerprint != train_tokenizer("bpe:300", everything).fingerprint
 
 
 def test_a_finished_set_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare.prepare(config_for(tmp_path))
-    monkeypatch.setattr(prepare, "tokenise", None)  # would raise if it were called
+    monkeypatch.setattr(prepare, "tokenise_parts", None)  # would raise if it were called
     assert prepare.prepare(config_for(tmp_path)).manifest == first.manifest
     assert prepare.prepare(config_for(tmp_path), ["train"]).manifest == first.manifest
 
@@ -128,6 +133,10 @@ def test_a_finished_set_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Mo
         ({"text_column": "body"}, "text_column 'text' there, 'body' asked for"),
         ({"document_separator": "--"}, "document_separator None there, '--' asked for"),
         ({"tokens_per_shard": 2001}, "tokens_per_shard 2000 there, 2001 asked for"),
+        ({"encoding_errors": "replace"}, "encoding_errors 'strict' there, 'replace' asked for"),
+        ({"max_documents": 20}, "max_documents None there, 20 asked for"),
+        ({"max_tokens": 9}, "max_tokens None there, 9 asked for"),
+        ({"dedup": "exact"}, "dedup None there, 'exact' asked for"),
     ],
 )
 def test_another_option_in_the_same_folder_is_refused_by_name(
@@ -156,12 +165,15 @@ def test_another_text_or_more_splits_are_refused_and_overwrite_replaces(tmp_path
     assert contents(fresh) == contents(second)
 
 
-def test_shards_of_nothing_known_are_removed_before_they_can_mix_in(tmp_path: Path) -> None:
+def test_token_files_of_nobody_knows_whom_are_neither_deleted_nor_mixed_in(tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "mine-byte"
     folder.mkdir(parents=True)
     for name in ("train_000000.npy", "train_000099.npy", ".tmp-train_000007.npy", "edufineweb_train_000001.npy"):
         (folder / name).write_bytes(b"stale")
-    prepared = prepare.prepare(config_for(tmp_path))
+    with pytest.raises(DataError, match="holds token files") as caught:
+        prepare.prepare(config_for(tmp_path))
+    assert "--import" in (caught.value.hint or "") and (folder / "train_000099.npy").exists()
+    prepared = prepare.prepare(config_for(tmp_path), overwrite=True)
     left = {path.name for path in folder.iterdir() if path.suffix == ".npy"}
     assert left == {shard.file for shard in prepared.manifest.shards} | {"edufineweb_train_000001.npy"}
 
@@ -196,66 +208,28 @@ def test_interrupted_and_run_again_it_is_byte_identical(
     assert contents(prepare.prepare(config_for(tmp_path, "stopped"))) == whole
 
 
-def test_what_is_in_full_shards_is_not_tokenised_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_in_chunks_is_not_tokenised_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[str] = []
-    encode = tokenizing.encode
+    write = tokenizing._ChunkWriter.write
 
-    def recorded(tokenizer: Any, texts: list[str]) -> Any:
+    def recorded(self: Any, document: Any) -> int:
         if len(encoded) >= 100 and not (tmp_path / "again").exists():
             raise StoppedError
-        encoded.extend(texts)
-        return encode(tokenizer, texts)
+        encoded.append(document.text)
+        return write(self, document)
 
-    monkeypatch.setattr(tokenizing, "encode", recorded)
+    monkeypatch.setattr(tokenizing._ChunkWriter, "write", recorded)
     with pytest.raises(StoppedError):
         prepare.prepare(config_for(tmp_path))
-    done = journal.read_journal(tmp_path / "cache" / "mine-byte")
-    assert done is not None and done.document > 80
+    files_there = Unfinished(tmp_path / "cache" / "mine-byte")
+    plan = files_there.plan()
+    assert plan is not None and len(plan.parts) > 2
+    done = sum(files_there.part(index).documents for index in range(len(plan.parts)))
+    assert 90 <= done <= 100
     encoded.clear()
     (tmp_path / "again").touch()
     prepare.prepare(config_for(tmp_path))
-    assert encoded[0].startswith(f"Document {done.document}. ")
-    assert len(encoded) == 150 - done.document
-
-
-def test_a_source_that_knows_its_place_is_started_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As hub streams do: the state before a batch and the number of documents before it belong together."""
-    started: list[State | None] = []
-
-    class Placed(LocalFiles):
-        place = 0
-
-        def texts(self, state: State | None = None) -> Iterator[str]:
-            started.append(state)
-            self.place = state["place"] if state else 0
-            for text in list(super().texts())[self.place :]:
-                self.place += 1
-                yield text
-
-        def state(self) -> State | None:
-            return {"place": self.place}
-
-    monkeypatch.setattr("nano_gpt.data.sources.LocalFiles", Placed)
-    whole = contents(prepare.prepare(config_for(tmp_path, "whole")))
-    for limit in (40, 90):  # interrupted twice, the second time after having gone on
-        with monkeypatch.context() as patch:
-            patch.setattr(tokenizing, "encode", _encode_until(limit))
-            with pytest.raises(StoppedError):
-                prepare.prepare(config_for(tmp_path, "stopped"))
-    started.clear()
-    assert contents(prepare.prepare(config_for(tmp_path, "stopped"))) == whole
-    assert started[-1] is not None and started[-1]["place"] > 60
-
-
-def _encode_until(limit: int) -> Any:
-    encode = tokenizing.encode
-
-    def limited(tokenizer: Any, texts: list[str]) -> Any:
-        if any(int(text.split()[1].rstrip(".")) >= limit for text in texts):
-            raise StoppedError
-        return encode(tokenizer, texts)
-
-    return limited
+    assert len(encoded) == 150 - done
 
 
 def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
@@ -264,12 +238,182 @@ def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
     assert contents(alone) == contents(several)
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_ranks_that_do_not_meet_make_the_same_set(order: tuple[int, ...], tmp_path: Path) -> None:
+    """As the tasks of a SLURM array do: each comes when it comes, and the last one finishes."""
+    whole = prepare.prepare(config_for(tmp_path, "whole"))
+    config = config_for(tmp_path, "shared")
+    outcomes = [prepare.prepare_share(config, ranks=Ranks(rank, 3)) for rank in order]
+    assert outcomes[:2] == [None, None] and outcomes[2] is not None
+    assert contents(outcomes[2]) == contents(whole)
+    assert prepare.prepare_share(config, ranks=Ranks(0, 3)) is not None  # finished: at once
+
+
+def test_a_share_that_is_missing_can_be_made_up_by_anyone(tmp_path: Path) -> None:
+    config = config_for(tmp_path, "shared")
+    assert prepare.prepare_share(config, ranks=Ranks(1, 2)) is None
+    whole = contents(prepare.prepare(config_for(tmp_path, "whole")))
+    assert contents(prepare.prepare(config)) == whole  # rank 0 was lost: the same command without ranks
+    with pytest.raises(ConfigError, match="2 ranks cannot replace a set"):
+        prepare.prepare_share(config, ranks=Ranks(1, 2), overwrite=True)
+
+
+def test_a_sample_is_made_by_rank_0(tmp_path: Path) -> None:
+    """The others cannot know how much of their parts it needs: they neither wait nor read for nothing."""
+    config = config_for(tmp_path, max_tokens=9000)
+    assert prepare.prepare_share(config, ranks=Ranks(1, 2)) is None
+    sample = prepare.prepare_share(config, ranks=Ranks(0, 2))
+    assert sample is not None
+    assert contents(sample) == contents(prepare.prepare(config_for(tmp_path, "alone", max_tokens=9000)))
+
+
+def test_a_rank_that_comes_to_its_end_after_the_last_one_has_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not take records that are gone for work that is left."""
+    config = config_for(tmp_path)
+    assert prepare.prepare_share(config, ranks=Ranks(0, 2)) is None
+    tokenise = prepare.tokenise_parts
+
+    def and_then_another_finishes(*arguments: Any, **keywords: Any) -> None:
+        tokenise(*arguments, **keywords)
+        monkeypatch.setattr(prepare, "tokenise_parts", tokenise)
+        assert prepare.prepare_share(config, ranks=Ranks(0, 2)) is not None
+
+    monkeypatch.setattr(prepare, "tokenise_parts", and_then_another_finishes)
+    assert prepare.prepare_share(config, ranks=Ranks(1, 2)) is None
+    assert not (tmp_path / "cache" / "mine-byte" / "unfinished").exists()
+    assert contents(prepare.prepare(config)) == contents(prepare.prepare(config_for(tmp_path, "alone")))
+
+
+def test_a_tokenizer_from_files_is_not_the_one_that_the_corpus_would_give(tmp_path: Path) -> None:
+    train_tokenizer("bpe:300", ["some other text entirely, some other text"] * 9).save(tmp_path / "bpe-300")
+    prepare.prepare(config_for(tmp_path, tokenizer=str(tmp_path / "bpe-300")))
+    with pytest.raises(DataError, match="tokenizer"):
+        prepare.prepare(config_for(tmp_path, tokenizer="bpe:300"))  # the same folder, by name
+
+
+def test_a_sample_is_the_first_documents(tmp_path: Path) -> None:
+    texts = write_corpus(tmp_path / "corpus.jsonl")
+    for procs in (1, 2):
+        config = config_for(tmp_path, f"documents-{procs}", max_documents=40, num_procs=procs)
+        prepared = prepare.prepare(config)
+        found = documents_of(prepared, "train") + documents_of(prepared, "validation")
+        assert sorted(found) == sorted(texts[:40])
+        assert prepared.manifest.options["max_documents"] == 40
+        config = config_for(tmp_path, f"tokens-{procs}", max_tokens=9000, num_procs=procs)
+        prepared = prepare.prepare(config)
+        found = documents_of(prepared, "train") + documents_of(prepared, "validation")
+        assert sorted(found) == sorted(texts[: len(found)])
+        total = sum(len(text) + 1 for text in texts[: len(found)])
+        assert total - len(texts[len(found) - 1]) - 1 < 9000 <= total
+
+
+def test_a_sample_does_not_read_the_whole_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    tokenise = workers.tokenise_part
+    monkeypatch.setattr(workers, "tokenise_part", lambda index, *rest: read.append(index) or tokenise(index, *rest))
+    prepare.prepare(config_for(tmp_path, max_documents=10))
+    assert read == [0]
+    prepare.prepare(config_for(tmp_path, "one document", max_documents=1, validation_fraction=0.5))
+    one = prepare.prepare(config_for(tmp_path, "one split", max_documents=1), ["train"])
+    assert one.manifest.splits["train"].documents == 1
+
+
+def test_duplicates(tmp_path: Path) -> None:
+    texts = write_corpus(tmp_path / "corpus.jsonl", 60)
+    path = tmp_path / "corpus.jsonl"
+    path.write_text(path.read_text() * 3)
+    kept = prepare.prepare(config_for(tmp_path))
+    assert (kept.manifest.duplicates_dropped, kept.manifest.validation_in_train) == (0, 0)
+    assert sum(counts.documents for counts in kept.manifest.splits.values()) == 180
+    train = set(documents_of(kept, "train"))
+    for procs in (1, 2):
+        once = prepare.prepare(config_for(tmp_path, f"once-{procs}", dedup="exact", num_procs=procs))
+        assert once.manifest.duplicates_dropped == 120 + 60 - len(set(texts))
+        assert documents_of(once, "train") == [text for text in dict.fromkeys(texts) if text in train]
+
+
+def test_ctrl_c_saves_what_is_done(tmp_path: Path) -> None:
+    """The real command, in processes: it ends soon, says how to go on, and loses nothing."""
+    texts = "".join(json.dumps({"text": f"{number} " + "word " * 2000}) + "\n" for number in range(3000))
+    (tmp_path / "corpus.jsonl").write_text(texts)
+    command = [sys.executable, "-m", "nano_gpt", "prepare_dataset", "--files", "corpus.jsonl", "--num-procs", "2"]
+    command += ["--tokenizer", "bpe:400", "--dataset", "mine"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    folder = tmp_path / "dataset_cache" / "mine-bpe-400"
+    deadline = time.monotonic() + 60
+    while not list((folder / "unfinished").glob("**/.tmp-*.tokens")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "SIGINT: saving what is done" in errors and "the same command goes on from there" in errors
+    plan = Unfinished(folder).plan()
+    assert plan is not None
+    done = sum(Unfinished(folder).part(index).documents for index in range(len(plan.parts)))
+    assert 0 < done < 3000
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert f"{done:,} documents are done" in again.stderr
+    assert "3,000 documents" in again.stderr
+
+
+def test_text_that_changes_while_it_is_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_for(tmp_path)
+    tokenise = prepare.tokenise_parts
+
+    def and_then_somebody_writes(*arguments: Any, **keywords: Any) -> None:
+        tokenise(*arguments, **keywords)
+        path = tmp_path / "corpus.jsonl"
+        path.write_text(path.read_text().replace("lorem", "merol"))
+
+    monkeypatch.setattr(prepare, "tokenise_parts", and_then_somebody_writes)
+    with pytest.raises(DataError, match="has changed while it was read"):
+        prepare.prepare(config)
+    assert not (tmp_path / "cache" / "mine-byte" / MANIFEST).exists()
+
+
+@pytest.mark.parametrize("name", ["part_000000_000.train.tokens", "part_000000_000.documents.npy", "part_000000.json"])
+def test_damage_in_what_is_unfinished_is_told(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "pack", stopped)
+        with pytest.raises(StoppedError):
+            prepare.prepare(config_for(tmp_path))
+    file = tmp_path / "cache" / "mine-byte" / "unfinished" / name
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(DataError, match="damaged") as caught:
+        prepare.prepare(config_for(tmp_path))
+    assert "--overwrite" in (caught.value.hint or "")
+    prepare.prepare(config_for(tmp_path), overwrite=True)
+
+
+@pytest.mark.parametrize("which", [0, -1])
+def test_a_worker_that_is_killed_ends_the_others_too(which: int, tmp_path: Path) -> None:
+    """The one that is killed may hold what the other waits for."""
+    process = start(tmp_path / "slow_prepare.py", config_for(tmp_path, num_procs=2))
+    assert process.stdout is not None
+    for line in process.stdout:
+        documents, *workers_there = map(int, line.split())
+        if documents > 20:
+            break
+    os.kill(workers_there[which], signal.SIGKILL)
+    _, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    deadline = time.monotonic() + 20
+    while any(map(_alive, workers_there)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def _die(*_: Any) -> None:
     os._exit(1)
 
 
 def test_a_dead_worker_is_an_error_and_not_a_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizing, "_begin_worker", _die)
+    monkeypatch.setattr(workers, "_begin_worker", _die)
     with pytest.raises(DataError, match="process died") as caught:
         prepare.prepare(config_for(tmp_path, num_procs=2))
     assert "--num-procs" in (caught.value.hint or "")
@@ -280,42 +424,78 @@ def test_a_dead_worker_is_an_error_and_not_a_hang(tmp_path: Path, monkeypatch: p
 SLOW_PREPARE = """
 import multiprocessing, sys, time
 from nano_gpt.config import DataConfig
-from nano_gpt.data import journal, prepare
+from nano_gpt.data.preparing import prepare, tokenizing, workers
+from nano_gpt.data.sources import local_files
 
-prepare.BATCH_DOCUMENTS = 8
-write_journal = prepare.write_journal
+tokenizing.CHUNK_DOCUMENTS, local_files.PART_BYTES = 8, 10_000  # in the workers too: they import this file
+write = tokenizing._ChunkWriter.write
 
 def slowly(*arguments):
-    write_journal(*arguments)
-    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-    time.sleep(0.05)
+    time.sleep(0.002)
+    return write(*arguments)
 
-prepare.write_journal = slowly
+tokenizing._ChunkWriter.write = slowly
 if __name__ == "__main__":
+    workers.POLL_SECONDS, workers.SMALL_BYTES = 0.02, 0
+    show = prepare.Progress.show
+    def telling(self, totals):
+        print(totals[0], *(child.pid for child in multiprocessing.active_children()), flush=True)
+        show(self, totals)
+    prepare.Progress.show = telling
     prepare.prepare(DataConfig.model_validate_json(sys.argv[1]))
 """
 
 
-def test_killed_outright_and_run_again_and_two_at_once(tmp_path: Path) -> None:
-    """One launch for both: while the first is at it a second is refused; after kill -9 nothing is lost."""
-    script = tmp_path / "slow_prepare.py"
+def start(script: Path, config: DataConfig) -> subprocess.Popen[bytes]:
     script.write_text(SLOW_PREPARE)
+    return subprocess.Popen([sys.executable, str(script), config.model_dump_json()], stdout=subprocess.PIPE)
+
+
+def test_two_at_once_and_no_process_stays_behind(tmp_path: Path) -> None:
+    """While the first is at it a second is refused; when it is killed outright its workers end too."""
     config = config_for(tmp_path, "killed", num_procs=2)
-    process = subprocess.Popen([sys.executable, str(script), config.model_dump_json()], stdout=subprocess.PIPE)
+    process = start(tmp_path / "slow_prepare.py", config)
     assert process.stdout is not None
-    workers = [[int(pid) for pid in process.stdout.readline().split()] for _ in range(3)][-1]
-    assert len(workers) == 2
+    for line in process.stdout:
+        documents, *workers_there = map(int, line.split())
+        if documents > 20:
+            break
+    assert len(workers_there) == 2
     with pytest.raises(DataError, match=f"being prepared by process {process.pid} on .* since 20"):
         prepare.prepare(config)
+    with pytest.raises(DataError, match=f"being prepared by process {process.pid} on .* since 20"):
+        prepare.prepare_share(config, ranks=Ranks(0, 2))  # also by one of several
     process.send_signal(signal.SIGKILL)
     process.wait()
-    begun = journal.read_journal(tmp_path / "killed" / "mine-byte")
-    assert begun is not None and 0 < begun.document < 150
-    assert contents(prepare.prepare(config)) == contents(prepare.prepare(config_for(tmp_path, "whole")))
     deadline = time.monotonic() + 20
-    while any(map(_alive, workers)):  # no process is left waiting for a parent that is gone
+    while any(map(_alive, workers_there)):  # no process is left waiting for a parent that is gone
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_killed_at_random_moments_the_set_is_the_same(tmp_path: Path) -> None:
+    """kill -9 twenty times, each time at another moment of the work, through as many preparations as that takes."""
+    whole = contents(prepare.prepare(config_for(tmp_path, "whole")))
+    config = config_for(tmp_path, "killed", num_procs=2)
+    chance, kills, finished = random.Random(0), 0, 0
+    while kills < 20 or not finished:
+        process = start(tmp_path / "slow_prepare.py", config)
+        assert process.stdout is not None
+        if kills < 20:
+            process.stdout.readline()  # it has begun
+            time.sleep(chance.uniform(0, 0.25))
+            process.kill()
+        process.communicate()
+        if process.returncode == -signal.SIGKILL:
+            kills += 1
+            continue
+        assert process.returncode == 0
+        finished += 1
+        prepared = open_prepared(tmp_path / "killed" / "mine-byte")
+        assert contents(prepared) == whole
+        if kills < 20:
+            config = config_for(tmp_path, f"killed-{finished}", num_procs=2)
+    assert finished < 20  # or the moments are all too late
 
 
 def _alive(pid: int) -> bool:
@@ -363,13 +543,15 @@ def test_unknown_split_and_empty_split(tmp_path: Path) -> None:
         prepare.prepare(config_for(tmp_path), ["train", "val"])
     with pytest.raises(DataError, match="the validation split got 0 documents"):
         prepare.prepare(config_for(tmp_path, validation_fraction=1e-9))
+    assert prepare.prepare(config_for(tmp_path, validation_fraction=0.2))  # nothing of the first try is in the way
 
 
-def test_a_damaged_journal_is_one_error(tmp_path: Path) -> None:
+def test_a_damaged_plan_is_one_error(tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "mine-byte"
     folder.mkdir(parents=True)
-    (folder / "unfinished.json").write_text("{")
-    with pytest.raises(DataError, match=r"unfinished\.json is damaged"):
+    (folder / "unfinished").mkdir()
+    (folder / "unfinished" / "plan.json").write_text("{")
+    with pytest.raises(DataError, match=r"plan\.json is damaged"):
         prepare.prepare(config_for(tmp_path))
     prepare.prepare(config_for(tmp_path), overwrite=True)
 

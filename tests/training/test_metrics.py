@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from nano_gpt.config import resolve
-from nano_gpt.training.metrics import Event, JsonLines, Metrics, duration, text_form
+from nano_gpt.training.metrics import Event, JsonLines, Metrics, text_form
 from nano_gpt.training.run_folder import RunFolder
 from nano_gpt.training.state import RunState
 
@@ -51,7 +51,3 @@ def test_a_resumed_run_keeps_only_what_happened_before(tmp_path: Path) -> None:
     assert len(kept) == 12
     folder.begin(resolve(), RunState(step=10, evaluated=False))
     assert folder.metrics_file.read_text() == "".join(json.dumps(event) + "\n" for event in kept[:-1])
-
-
-def test_duration() -> None:
-    assert [duration(seconds) for seconds in (0, 59.6, 61, 3600)] == ["0:00", "1:00", "1:01", "1:00:00"]

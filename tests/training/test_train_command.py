@@ -262,3 +262,18 @@ def test_mistakes_are_one_line(workplace: Path, capsys: pytest.CaptureFixture[st
     assert run(["train", "--resume", "--config", "fox.yaml"]) == 1
     assert run(["train", "--resume", "runs/a", "--seed", "1"]) == 1
     assert "training.seed was 1337" in capsys.readouterr().err
+
+
+def test_imported_shards_without_a_validation_split_are_trained_on(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As another program wrote them: raw 16-bit ids, one file."""
+    Path("theirs").mkdir()
+    Path("theirs/train.bin").write_bytes(b"".join(bytes([byte, 0]) for byte in TEXT.encode()))
+    assert run(["prepare_dataset", "--import", "theirs", "--tokenizer", "byte"]) == 0
+    settings = {**SETTINGS, "data": {"dataset": "theirs", "tokenizer": "byte"}}
+    Path("fox.yaml").write_text(yaml.safe_dump(settings))
+    assert train("run", "--max-steps", "3") == 0
+    kinds = [event["kind"] for event in events("run")]
+    assert kinds.count("train") == 3 and "val" not in kinds
+    assert "val: skipped, since dataset_cache/theirs-byte has no validation split" in capsys.readouterr().err

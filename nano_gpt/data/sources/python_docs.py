@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from nano_gpt.data.sources import State, TextSource
+from nano_gpt.data.sources.base import Part, Source, State
 
 SHORTEST = 60  # characters; below it docstrings are mostly "Return the name." and the like
 
@@ -32,16 +32,17 @@ _LEFT_OUT = {
 }
 
 
-class PythonDocs(TextSource):
+class PythonDocs(Source):
     """About 2 MB in 5,000 documents; the exact text depends on the Python version, which is its revision."""
-
-    size = 1_970_000
 
     @property
     def revision(self) -> str:
         return f"{platform.python_implementation()} {platform.python_version()}"
 
-    def texts(self, state: State | None = None) -> Iterator[str]:
+    def parts(self) -> list[Part]:
+        return [Part(size=1_970_000)]
+
+    def read(self, part: Part, state: State | None = None) -> Iterator[str]:
         return iter(self._texts)
 
     @cached_property

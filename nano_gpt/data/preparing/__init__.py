@@ -1,0 +1,1 @@
+"""Documents -> tokens -> shards, in processes and on machines, from wherever it was interrupted."""

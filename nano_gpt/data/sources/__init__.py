@@ -1,0 +1,1 @@
+"""Where documents come from: your own files, the web, the hub, the built-in corpora."""
