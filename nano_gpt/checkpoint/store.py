@@ -3,6 +3,7 @@
     checkpoints/step_000500/            a plain GPT-2 folder (checkpoint/folder.py), and beside the model
     checkpoints/step_000500/training/   optimizer.safetensors, state.json, manifest.json (sha256 of every file, last)
     checkpoints/step_000500/training/   also config.yaml, the run's settings: a checkpoint may lie far from its run
+    checkpoints/step_000500/ema/        the same kind of folder with the average of the weights, if the run keeps one
     checkpoints/latest, best            the name of a checkpoint
     checkpoints/run                     the path of the run, where this folder is not RUN/checkpoints
 
@@ -35,6 +36,7 @@ TRAINING = Path("training")
 OPTIMIZER, STATE, MANIFEST = TRAINING / "optimizer.safetensors", TRAINING / "state.json", TRAINING / "manifest.json"
 SETTINGS = "config.yaml"
 RUN_POINTER = "run"
+AVERAGE = "ema"
 _LEFTOVER = re.compile(r"\.(tmp|old)-(step_\d+)")  # of runtime/files.atomic_directory
 
 
@@ -50,6 +52,8 @@ class Checkpoint:
     """Plain JSON: `step` at least."""
     settings: str | None = None
     """The run's config.yaml."""
+    average: dict[str, Tensor] | None = None
+    """The exponential moving average of `model`."""
 
 
 class CheckpointStore:
@@ -73,6 +77,9 @@ class CheckpointStore:
         self.remove_leftovers()
         with atomic_directory(path) as temporary:
             write_model_folder(temporary, config, checkpoint.model, tokenizer)
+            if checkpoint.average is not None:
+                (temporary / AVERAGE).mkdir()
+                write_model_folder(temporary / AVERAGE, config, checkpoint.average, tokenizer)
             (temporary / TRAINING).mkdir()
             save_file(checkpoint.optimizer, temporary / OPTIMIZER)
             (temporary / STATE).write_text(json.dumps(checkpoint.state, indent=2, allow_nan=False), encoding="utf-8")
@@ -198,7 +205,8 @@ def load(path: Path) -> Checkpoint:
     except SafetensorError as error:
         raise CheckpointError(f"{path / OPTIMIZER} is damaged: {error}") from None
     state = json.loads((path / STATE).read_text(encoding="utf-8"))
-    return Checkpoint(dict(read_model_folder(path).state_dict()), optimizer, state)
+    average = dict(read_model_folder(path / AVERAGE).state_dict()) if (path / AVERAGE).is_dir() else None
+    return Checkpoint(dict(read_model_folder(path).state_dict()), optimizer, state, average=average)
 
 
 def _describe(file: Path) -> dict[str, Any]:

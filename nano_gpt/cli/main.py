@@ -30,6 +30,7 @@ from nano_gpt.cli.sample import sample
 from nano_gpt.cli.train import train
 from nano_gpt.cli.train_tokenizer import train_tokenizer
 from nano_gpt.cli.upload import upload
+from nano_gpt.cli.verify_resume import verify_resume
 from nano_gpt.errors import ConfigError, Interrupted, NanoGPTError
 from nano_gpt.runtime import distributed, logs
 
@@ -58,6 +59,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "upload": upload,
     "plot": plot,
+    "verify_resume": verify_resume,
     "config": config,
 }
 for _name, _function in COMMANDS.items():
@@ -75,6 +77,7 @@ def options(
     # Ranks and other programs share the cores. Where a core is taken away, threads that spin at every barrier of a
     # torch operation made a step 6 times slower than threads that sleep; on idle cores these cost 0 to 15%.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost rank is told in one line, without stacks of c10d
     logs.set_up(main_rank=distributed.from_environment().is_main, debug=debug)
 
 

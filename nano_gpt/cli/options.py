@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,6 +27,24 @@ def count(text: str) -> int:
     if not (value >= 1 and value.is_integer()):
         raise typer.BadParameter(f"{text!r} is not a whole number, such as 100000000, 1e8 or 100M")
     return int(value)
+
+
+def seconds(text: str) -> float:
+    """`90`, `90s`, `45m`, `11h30m`, `2d` -> seconds"""
+    found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
+    value = 0.0
+    if found:
+        value = sum(float(part or 0) * unit for part, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True))
+    if not value:
+        raise typer.BadParameter(f"{text!r} is not a time, such as 3600, 45m or 11h30m")
+    return value
+
+
+def rows(text: str) -> int | str:
+    """`16` or `auto`"""
+    if text == "auto" or (text.isdecimal() and int(text)):
+        return text if text == "auto" else int(text)
+    raise typer.BadParameter(f"{text!r} is neither a number of windows nor auto")
 
 
 Pretrained = Annotated[

@@ -35,22 +35,56 @@ def resolve(
 
     Raises ConfigError for an unknown name or key, a value of the wrong type, or two settings that do not fit.
     """
+    layers = find_layers(preset=preset, recipe=recipe, file=file, flags=flags, assignments=assignments)
+    return build(RunConfig, merge(*layers.values()))
+
+
+def find_layers(
+    *,
+    preset: str | None = None,
+    recipe: str | None = None,
+    file: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    assignments: Sequence[str] = (),
+) -> dict[str, Values]:
+    """The sources of `resolve` by name, the weakest first."""
     from_file = read_yaml(file) if file else {}
     from_flags = nested({path: value for path, value in (flags or {}).items() if value is not None})
     from_sets = nested(dict(parse_assignment(text) for text in assignments))
-    asked = merge(from_file, from_flags, from_sets)
 
     if preset and "model" in from_file:
         raise ConfigError(f"--model {preset} and the model section of {file} both give the shape", "leave one out")
-    recipe = recipe or _recipe_of(asked)
+    recipe = recipe or _recipe_of(merge(from_file, from_flags, from_sets))
     base = recipe_values(recipe)
     if preset:
         base = {key: value for key, value in base.items() if key != "model"}
-    return build(RunConfig, merge(preset_values(preset or recipe_preset(recipe)), base, asked))
+    preset = preset or recipe_preset(recipe)
+    return {
+        f"preset {preset}": preset_values(preset),
+        f"recipe {recipe}": base,
+        str(file): from_file,
+        "flag": from_flags,
+        "--set": from_sets,
+    }
+
+
+def origins(layers: Mapping[str, Values]) -> dict[str, str]:
+    """Which layer has decided each setting that any of them gives, by its path."""
+    return {path: name for name, values in layers.items() for path in _leaves(values)}
+
+
+def _leaves(values: Values, prefix: str = "") -> Iterable[str]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def _recipe_of(asked: Values) -> str:
-    data = asked.get("data")
+    training, data = asked.get("training"), asked.get("data")
+    if isinstance(training, dict) and training.get("pretrained") is not None:
+        return "finetune"
     dataset = data.get("dataset") if isinstance(data, dict) else None
     return recipe_for(str(dataset or RunConfig().data.dataset))
 
@@ -69,9 +103,8 @@ def _explain(settings: type[BaseModel], kind: str, where: list[str], message: st
     path = ".".join(where)
     if kind == "extra_forbidden":
         known = list(setting_paths(settings))
-        near = difflib.get_close_matches(path, known, n=1, cutoff=0.6) or [
-            candidate for candidate in known if candidate.rsplit(".", 1)[-1] == where[-1]
-        ]
+        same_name = [candidate for candidate in known if candidate.rsplit(".", 1)[-1] == where[-1]]
+        near = same_name or difflib.get_close_matches(path, known, n=1, cutoff=0.6)
         return ConfigError(
             f"unknown setting {path!r}", f"did you mean {near[0]!r}?" if near else "nano-gpt config prints all of them"
         )

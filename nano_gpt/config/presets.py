@@ -86,6 +86,19 @@ RECIPES: dict[str, Values] = {
     "finewebedu": {**_LARGE, "data": {"dataset": "finewebedu"}},
     "fineweb": {**_LARGE, "data": {"dataset": "fineweb"}},
     "openwebtext": {**_LARGE, "data": {"dataset": "openwebtext"}},
+    # Weights that are good already (--pretrained): a low rate, few steps, and dropout against learning by heart.
+    "finetune": {
+        "preset": "gpt2",
+        "model": {"dropout": 0.1},
+        "training": {
+            "max_steps": 200,
+            "total_batch_size": 8 * 1024,
+            "optimizer": {"learning_rate": 3e-5},
+            "checkpoint_steps": 100,
+        },
+        "evaluation": {"eval_steps": 50, "validation_steps": 10},
+        "sampling": {"num_sequences": 2, "max_length": 100},
+    },
     # Your own files, or a dataset without a recipe of its own.
     "small": _SMALL,
 }

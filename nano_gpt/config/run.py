@@ -30,13 +30,17 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _batch_is_whole_windows(self) -> Self:
-        batch, window = self.training.total_batch_size, self.model.n_positions
-        if batch % window:
-            lower, upper = batch // window * window, (batch // window + 1) * window
-            remedy = f"{lower} or {upper}" if lower else f"{upper}"
-            raise ValueError(
-                f"training.total_batch_size {batch} is not a multiple of model.n_positions {window}: {remedy} would do"
-            )
+        if self.training.pretrained is not None and "n_positions" not in self.model.model_fields_set:
+            return self  # the weights will say
+        window = self.model.n_positions
+        for name in ("total_batch_size", "batch_ramp_start"):
+            batch = getattr(self.training, name) or 0
+            if batch % window:
+                lower, upper = batch // window * window, (batch // window + 1) * window
+                remedy = f"{lower} or {upper}" if lower else f"{upper}"
+                raise ValueError(
+                    f"training.{name} {batch} is not a multiple of model.n_positions {window}: {remedy} would do"
+                )
         return self
 
     @property

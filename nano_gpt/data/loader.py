@@ -9,8 +9,10 @@ next, and neither ranks nor micro-batches change what a step sees.
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +38,8 @@ class Batch(NamedTuple):
 class TokenLoader:
     """Batches of one rank. Stateless: any step can be asked for at any time, at the same cost.
 
-    `windows_per_step` counts the windows of all ranks, which they share out evenly: `training.plan` sees to that.
+    `windows_per_step` counts the windows of all ranks, which they share out evenly: `training.plan` sees to that. Where
+    it changes on the way, `windows_before` tells for every step how many windows came before it.
     Raises DataError for a split without a single target.
     """
 
@@ -51,10 +54,11 @@ class TokenLoader:
         world_size: int = 1,
         seed: int = 0,
         shuffle: bool = True,
+        windows_before: Callable[[int], int] | None = None,
     ) -> None:
         assert windows_per_step % (micro_batch_size * world_size) == 0, (windows_per_step, micro_batch_size, world_size)
         self.num_windows = count_windows(reader, sequence_length)
-        self.windows_per_step = windows_per_step
+        self.windows_before = windows_before or (lambda step: step * windows_per_step)
         self._reader = reader
         self._sequence_length = sequence_length
         self._micro_batch_size = micro_batch_size
@@ -62,24 +66,36 @@ class TokenLoader:
         self._world_size = world_size
         self._seed = seed
         self._shuffle = shuffle
-        self.windows = functools.lru_cache(maxsize=1)(self._windows)  # every step asks twice
-        """step -> (windows_per_step,) window numbers, over all ranks. A step may reach into further epochs."""
+        self.windows = functools.lru_cache(maxsize=1)(self._windows)  # every step asks several times
+        """step -> window numbers, over all ranks. A step may reach into further epochs."""
+
+    def with_micro_batch_size(self, rows: int) -> TokenLoader:
+        """The same batches in other pieces."""
+        other = copy.copy(self)
+        other._micro_batch_size = rows
+        return other
 
     def batches(self, step: int) -> Iterator[Batch]:
         """This rank's micro-batches of `step`: the rank-th part of the step's windows, in order."""
-        share = self.windows_per_step // self._world_size
-        mine = self.windows(step)[self._rank * share : (self._rank + 1) * share]
-        for start in range(0, share, self._micro_batch_size):
-            yield read_batch(self._reader, mine[start : start + self._micro_batch_size], self._sequence_length)
+        windows = self.windows(step)
+        share = len(windows) // self._world_size
+        mine = windows[self._rank * share : (self._rank + 1) * share]
+        rows = math.gcd(share, self._micro_batch_size)  # a step that is smaller than others may not divide as they do
+        for start in range(0, share, rows):
+            yield read_batch(self._reader, mine[start : start + rows], self._sequence_length)
+
+    def num_tokens(self, step: int) -> int:
+        """What the step is said to train on: whole windows, over all ranks."""
+        return (self.windows_before(step + 1) - self.windows_before(step)) * self._sequence_length
 
     def num_targets(self, step: int) -> int:
         """Targets of the whole step, over all ranks."""
         missing = self.num_windows * self._sequence_length - (len(self._reader) - 1)  # all in the last window
         short = int(np.count_nonzero(self.windows(step) == self.num_windows - 1))
-        return self.windows_per_step * self._sequence_length - short * missing
+        return self.num_tokens(step) - short * missing
 
     def _windows(self, step: int) -> Indices:
-        samples = np.arange(step * self.windows_per_step, (step + 1) * self.windows_per_step, dtype=np.int64)
+        samples = np.arange(self.windows_before(step), self.windows_before(step + 1), dtype=np.int64)
         epochs, places = np.divmod(samples, self.num_windows)
         if not self._shuffle:
             return places

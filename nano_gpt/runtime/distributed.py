@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TIMEOUT = timedelta(minutes=10)  # longer than any work that one rank does alone while the others wait
+TIMEOUT = 600.0  # seconds, longer than any work that one rank does alone while the others wait
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,11 @@ def sharing_ranks() -> Ranks:
 
 
 @contextmanager
-def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """Join the other ranks for as long as the context is open: nccl on CUDA, gloo on CPUs.
+def process_group(ranks: Ranks, device: torch.device, timeout: float = TIMEOUT) -> Iterator[None]:
+    """Join the other ranks for as long as the context is open: nccl between GPUs, gloo between CPUs.
 
-    Raises ConfigError for a Metal GPU, for which torch has no collectives.
+    `timeout` is in seconds. Raises ConfigError for a Metal GPU, for which torch has no collectives, and
+    LostRankError, which names it, where a rank is gone or does not come in time.
     """
     if ranks.world_size == 1:
         yield
@@ -77,13 +78,32 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
         raise ConfigError(f"{ranks.world_size} processes cannot share a Metal GPU", "start one; or --device cpu")
     import torch.distributed as dist
 
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT, device_id=device if device.type == "cuda" else None)
+    from nano_gpt.runtime.rendezvous import common_store
+    from nano_gpt.runtime.roll_call import RollCall
+
+    store = common_store(ranks.rank, ranks.world_size, timeout)
+    failed = True
     try:
-        yield
+        with RollCall(store, ranks.rank, ranks.world_size, timeout):
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                store=store,
+                rank=ranks.rank,
+                world_size=ranks.world_size,
+                timeout=timedelta(seconds=timeout),
+                device_id=device if device.type == "cuda" else None,
+            )
+            yield
+        failed = False
     finally:
-        gc.collect()  # a wrapped model in a reference cycle would outlive the group that it holds on to
-        dist.destroy_process_group()
+        if dist.is_initialized() and not (failed and device.type == "cuda"):  # NCCL would wait for what may be lost
+            gc.collect()  # a wrapped model in a reference cycle would outlive the group that it holds on to
+            dist.destroy_process_group()
+
+
+def restarts() -> int:
+    """How often torchrun has started this rank anew (`--max-restarts`). Machines count for themselves: any_rank."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def is_distributed() -> bool:
@@ -101,16 +121,21 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def any_rank(flag: bool) -> bool:
-    """True on every rank as soon as it is true on one."""
+def max_over_ranks(number: int) -> int:
+    """The largest of all ranks' numbers, on every rank. It stays on the hosts: no device is waited for."""
     if not is_distributed():
-        return flag
+        return number
     import torch
     import torch.distributed as dist
 
-    tensor = torch.tensor([int(flag)])
+    tensor = torch.tensor([number])
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return bool(tensor.item())
+    return int(tensor.item())
+
+
+def any_rank(flag: bool) -> bool:
+    """True on every rank as soon as it is true on one."""
+    return bool(max_over_ranks(int(flag)))
 
 
 def broadcast(value: T) -> T:
@@ -148,7 +173,5 @@ def from_main(function: Callable[[], T]) -> T:
 
 
 def barrier() -> None:
-    if is_distributed():
-        import torch.distributed as dist
-
-        dist.barrier()
+    """Returns when every rank has called it; devices are not waited for."""
+    max_over_ranks(0)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -10,7 +13,7 @@ from nano_gpt.config import RunConfig
 from nano_gpt.data.loader import evaluation_batches
 from nano_gpt.data.manifest import PreparedSet
 from nano_gpt.evaluation.hellaswag import HellaSwagTest
-from nano_gpt.evaluation.validation import validation_loss
+from nano_gpt.evaluation.validation import ValidationResult, validation_loss
 from nano_gpt.inference.text import sample_texts
 from nano_gpt.model.gpt import GPT
 from nano_gpt.runtime.device import autocast
@@ -22,9 +25,10 @@ from nano_gpt.training.state import RunState
 
 @dataclass(frozen=True)
 class Subject:
-    """The model under test, uncompiled and unwrapped, and where it runs."""
+    """The model under test and where it runs."""
 
-    model: GPT
+    whole_model: Callable[[], AbstractContextManager[GPT]]
+    """Uncompiled, unwrapped, and with all of its weights on this rank: ranks do unequal work."""
     tokenizer: Tokenizer
     device: torch.device
     dtype: torch.dtype
@@ -41,8 +45,19 @@ class ValidationLoss:
     rows: int
     """Windows per forward."""
     metrics: Metrics
+    averaged: Callable[[], AbstractContextManager[Any]] | None = None
+    """Puts the average of the weights in their place, to be measured too."""
 
     def __call__(self, state: RunState) -> None:
+        result = self._measure()
+        state.record_validation(result.loss)
+        extra = {}
+        if self.averaged is not None:
+            with self.averaged():
+                extra["ema_loss"] = self._measure().loss
+        self.metrics.record("val", state.step, loss=result.loss, bits_per_byte=result.bits_per_byte, **extra)
+
+    def _measure(self) -> ValidationResult:
         steps = self.config.evaluation.validation_steps
         subject = self.subject
         batches = evaluation_batches(
@@ -54,9 +69,8 @@ class ValidationLoss:
             None if steps is None else steps * self.config.windows_per_step,
         )
         density = self.prepared.bytes_per_token("validation")
-        result = validation_loss(subject.model, batches, bytes_per_token=density, dtype=subject.dtype)
-        state.record_validation(result.loss)
-        self.metrics.record("val", state.step, loss=result.loss, bits_per_byte=result.bits_per_byte)
+        with subject.whole_model() as model:
+            return validation_loss(model, batches, bytes_per_token=density, dtype=subject.dtype)
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,8 @@ class HellaSwag:
     metrics: Metrics
 
     def __call__(self, state: RunState) -> None:
-        result = self.test.evaluate(self.subject.model, batch_size=self.batch_size, dtype=self.subject.dtype)
+        with self.subject.whole_model() as model:
+            result = self.test.evaluate(model, batch_size=self.batch_size, dtype=self.subject.dtype)
         self.metrics.record("hellaswag", state.step, **result.fields())
 
 
@@ -82,10 +97,13 @@ class Samples:
     metrics: Metrics
 
     def __call__(self, state: RunState) -> None:
-        if state.step == 0 or not self.subject.ranks.is_main:  # untrained weights write noise
+        if state.step == 0:  # untrained weights write noise
             return
         subject = self.subject
-        with autocast(subject.device, subject.dtype):
-            texts = sample_texts(subject.model, subject.tokenizer, self.config.sampling)
+        with subject.whole_model() as model:  # all ranks have a part of it
+            if not subject.ranks.is_main:
+                return
+            with autocast(subject.device, subject.dtype):
+                texts = sample_texts(model, subject.tokenizer, self.config.sampling)
         for index, text in enumerate(texts):
             self.metrics.record("sample", state.step, index=index, text=text)

@@ -37,15 +37,16 @@ class Listener(Protocol):
 class Metrics:
     """Hands every event to every listener. Ranks other than 0 have no listeners."""
 
-    def __init__(self, tokens_per_step: int) -> None:
+    def __init__(self, tokens_before: Callable[[int], int]) -> None:
+        """`tokens_before` tells how many tokens a run has trained on when it has made so many steps."""
         self._listeners: list[Listener] = []
-        self._tokens_per_step = tokens_per_step
+        self._tokens_before = tokens_before
 
     def add(self, listener: Listener) -> None:
         self._listeners.append(listener)
 
     def record(self, kind: str, step: int, **fields: Any) -> None:
-        event = Event(kind, step, step * self._tokens_per_step, fields)
+        event = Event(kind, step, self._tokens_before(step), fields)
         for listener in self._listeners:
             listener(event)
 
@@ -87,7 +88,9 @@ class LogLines:
 _FORMS: dict[str, str] = {
     "loss": "{:.4f}", "norm": "{:.4f}", "dt": "{:.2f}ms", "tok/sec": "{:.2f}", "lr": "{:.6f}", "mfu": "{:.1%}",
     "accuracy": "{:.4f}", "bits_per_byte": "{:.4f}", "seconds": "{:.1f}",
+    "stall_ms": "{:.0f}",
 }  # fmt: skip
+_UNSAID = {"memory_gb"}  # a line is long enough
 _NAMES = {"tokens_per_second": "tok/sec", "dt_ms": "dt", "grad_norm": "norm"}
 
 
@@ -95,7 +98,7 @@ def text_form(event: Event) -> str:
     """The line of an event. HellaSwag's has no step, as ever."""
     if event.kind == "sample":
         return f"sample {event.fields['index']}: {event.fields['text']}"
-    shown = {_NAMES.get(key, key): value for key, value in event.fields.items()}
+    shown = {_NAMES.get(key, key): value for key, value in event.fields.items() if key not in _UNSAID}
     if event.kind != "hellaswag":
         shown = {"step": event.step, **shown}
     return f"{event.kind}: " + " | ".join(f"{name}: {_show(name, value)}" for name, value in shown.items())

@@ -58,7 +58,7 @@ class Replay:
         for row, (number, batch) in enumerate(zip(numbers, loader.batches(step), strict=True)):
             targets = batch.targets[0].numpy()
             length = int(np.count_nonzero(targets != IGNORED_TARGET))
-            epoch = (step * loader.windows_per_step + row) // loader.num_windows
+            epoch = (loader.windows_before(step) + row) // loader.num_windows
             yield Window(row, number, epoch, number * T, batch.ids[0].numpy()[:length], targets[:length])
 
 

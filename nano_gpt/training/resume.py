@@ -14,6 +14,11 @@ from nano_gpt.runtime.logs import logger
 # What makes it another run: the network (all of `model`), the tokens and their order. Where the tokens lie may change:
 # the prepared set itself is compared by its fingerprint.
 _FIXED = {
+    "training.batch_ramp_start",
+    "training.batch_ramp_steps",
+    "training.document_masking",
+    "training.optimizer.name",
+    "training.pretrained",
     "data.dataset",
     "data.files",
     "data.tokenizer",
@@ -78,21 +83,22 @@ def _checked(run: Path) -> Path:
 
 def changed_settings(old: RunConfig, new: RunConfig) -> list[str]:
     """What differs, as `setting: old -> new`. Raises ConfigError for a change that would make it another run."""
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    before, after = flat_settings(old.model_dump(mode="json")), flat_settings(new.model_dump(mode="json"))
     changes = []
     for name in before:
         if before[name] != after[name]:
             if name in _FIXED or name.startswith("model."):
                 raise ConfigError(
                     f"{name} was {before[name]!r} in this run and cannot become {after[name]!r}",
-                    "leave it as it was, or start a new run",
+                    "leave it as it was, or start a new run from these weights: --pretrained RUN",
                 )
             changes.append(f"{name}: {before[name]} -> {after[name]}")
     return changes
 
 
-def _flat(values: Values, prefix: str = "") -> Values:
+def flat_settings(values: Values, prefix: str = "") -> Values:
+    """Nested values by their dotted paths."""
     flat: Values = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat

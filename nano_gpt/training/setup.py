@@ -8,37 +8,43 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
+from nano_gpt.checkpoint.source import RUNS
 from nano_gpt.checkpoint.store import CheckpointStore
 from nano_gpt.config import RunConfig, resolve
-from nano_gpt.data.manifest import PreparedSet, open_prepared
-from nano_gpt.data.preparing.prepare import ensure_prepared, reopen_prepared
-from nano_gpt.errors import ConfigError
 from nano_gpt.evaluation.hellaswag import HellaSwagTest
 from nano_gpt.evaluation.hellaswag_items import load_items
 from nano_gpt.inference.text import fit
-from nano_gpt.model.gpt import GPT
 from nano_gpt.runtime import distributed, logs
-from nano_gpt.runtime.device import can_compile, peak_flops, resolve_device, resolve_dtype
+from nano_gpt.runtime.device import peak_flops, resolve_device, resolve_dtype
 from nano_gpt.runtime.distributed import Ranks
 from nano_gpt.runtime.logs import logger
-from nano_gpt.runtime.seeding import derive_seed
+from nano_gpt.runtime.signals import Stop, StopRequest
+from nano_gpt.runtime.usage import memory_free
 from nano_gpt.training.checkpointing import Checkpointer
+from nano_gpt.training.ema import WeightAverage
 from nano_gpt.training.evaluations import HellaSwag, Samples, Subject, ValidationLoss
+from nano_gpt.training.fitting import fit_micro_batch
+from nano_gpt.training.guard import StepGuard
+from nano_gpt.training.hooks import Averaging, EarlyStop, Hook, StepLimit, TimeLimit
 from nano_gpt.training.metrics import JsonLines, LogLines, Metrics
 from nano_gpt.training.optim import build_optimizer
-from nano_gpt.training.plan import make_plan
+from nano_gpt.training.memory import step_memory
+from nano_gpt.training.plan import Plan, make_plan, micro_batch_sizes
 from nano_gpt.training.progress import LiveLine
-from nano_gpt.training.resume import changed_settings, starting_point
+from nano_gpt.training.resume import changed_settings, find_run, starting_point
 from nano_gpt.training.run_folder import RunFolder, new_run_path
+from nano_gpt.training.scaling import LossScale, NoScale
+from nano_gpt.training.starting import Start, find_start
 from nano_gpt.training.state import RunState
 from nano_gpt.training.step import TrainStep
+from nano_gpt.training.strategies import Strategy, make_strategy
+from nano_gpt.training.trackers import make_tracker
 from nano_gpt.training.trainer import Evaluation, Trainer
 
 
@@ -50,73 +56,137 @@ class TrainResult:
     checkpoint: Path
     step: int
     validation_loss: float | None
+    stopped: Stop | None
+    """Why it ended before its last step, if it did."""
 
 
 def train(
-    config: RunConfig, *, run_dir: Path | None = None, resume: bool = False, checkpoint: Path | None = None
+    config: RunConfig,
+    *,
+    run_dir: Path | None = None,
+    resume: bool = False,
+    checkpoint: Path | None = None,
+    until: int | None = None,
 ) -> TrainResult:
-    """Train to the end, under torchrun on all ranks together.
+    """Train to the end, or until the run is asked to stop; under torchrun on all ranks together.
 
     `run_dir` (default runs/DATASET-DATE-TIME) is new, or with `resume` a run to go on with, from its newest whole
-    checkpoint or from `checkpoint`. Raises NanoGPTError kin for what the user can mend, Interrupted after a signal.
+    checkpoint or from `checkpoint`. `until` is a step to save and stop at, before the run's last one. Ranks that torchrun
+    has started again go on with the run that they began. Raises NanoGPTError kin for what the user can mend.
     """
     ranks = distributed.from_environment()
     device = resolve_device(config.training.device, ranks.local_rank)
-    with distributed.process_group(ranks, device):
-        find = reopen_prepared if resume else ensure_prepared
-        prepared = open_prepared(distributed.from_main(lambda: find(config.data).folder))
-        config = _with_absolute_checkpoint_dir(_with_vocabulary(config, prepared))
+    with distributed.process_group(ranks, device, config.training.rank_timeout):
+        if not resume and distributed.any_rank(distributed.restarts() > 0):
+            run_dir, resume = distributed.from_main(lambda: _begun_before(run_dir))
+        start = find_start(config, resume=resume)
+        config = start.config
         folder = RunFolder(distributed.broadcast(run_dir or new_run_path(config.data.dataset)), config)
         if resume:
             _tell_changes(folder, config)
         else:
             distributed.from_main(folder.check_new)
         distributed.from_main(folder.check_checkpoints)
-        trainer, checkpointer = _assemble(config, prepared, folder, ranks, device)
+        engine = build_engine(start, ranks, device)
+        trainer, checkpointer = _assemble(start, engine, folder, until)
         with _claimed(folder, ranks):
-            make_plan(config, ranks.world_size).tell(prepared, device, trainer.train_step.dtype)
+            engine.plan.tell(start.prepared, device, engine.step.dtype)
             if resume:
-                start = checkpoint or distributed.from_main(lambda: starting_point(folder.path))
-                if start is not None:
-                    checkpointer.restore(trainer.state, start)
+                saved = checkpoint or distributed.from_main(lambda: starting_point(folder.path))
+                if saved is not None:
+                    checkpointer.restore(trainer.state, saved)
             distributed.from_main(lambda: folder.begin(config, trainer.state))
             with _listening(trainer.metrics, folder, config, trainer.state.step, ranks):
-                trainer.run()
+                try:
+                    stopped = trainer.run()
+                finally:
+                    checkpointer.close()
     state = trainer.state
-    return TrainResult(folder.path, checkpointer.store.path(state.step), state.step, state.validation_loss)
+    return TrainResult(folder.path, checkpointer.store.path(state.step), state.step, state.validation_loss, stopped)
 
 
-def _assemble(
-    config: RunConfig, prepared: PreparedSet, folder: RunFolder, ranks: Ranks, device: torch.device
-) -> tuple[Trainer, Checkpointer]:
-    """All the parts. Nothing is written yet: what cannot work is found out here."""
-    training = config.training
-    plan = make_plan(config, ranks.world_size)
+def _begun_before(run_dir: Path | None) -> tuple[Path | None, bool]:
+    """The run of these ranks before they were started again: `run_dir`, or else the one begun last."""
+    if run_dir is None and any(RUNS.glob("*/config.yaml")):
+        return find_run("auto", None)[0], True
+    return run_dir, run_dir is not None and (run_dir / "config.yaml").is_file()
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What makes steps: the model, spread over the ranks, its optimizer, and how the batch is cut up."""
+
+    plan: Plan
+    strategy: Strategy
+    optimizer: Optimizer
+    step: TrainStep
+
+
+def build_engine(start: Start, ranks: Ranks, device: torch.device) -> Engine:
+    training = start.config.training
     dtype = resolve_dtype(training.dtype, device)
-    model = _new_model(config).to(device)
-    optimizer = build_optimizer(model, training.optimizer)
-    tokenizer = prepared.tokenizer()
-    metrics = Metrics(training.total_batch_size)
-    subject = Subject(model, tokenizer, device, dtype, ranks)
-    store = CheckpointStore(folder.checkpoints, training.keep_checkpoints)
-    checkpointer = Checkpointer(config, store, model, optimizer, tokenizer, metrics, ranks)
-    peak = peak_flops(device, dtype)
+    plan = make_plan(start.config, ranks.world_size)
+    strategy = make_strategy(start.model(), training, ranks, device, dtype)
+    if training.micro_batch_size == "auto":
+        plan = replace(plan, micro_batch_size=_largest_micro_batch(start.config, strategy, ranks, device, dtype))
+    optimizer = build_optimizer(strategy.model, training.optimizer)
+    step = TrainStep(
+        strategy=strategy,
+        optimizer=optimizer,
+        device=device,
+        dtype=dtype,
+        ranks=ranks,
+        seed=training.seed,
+        gradient_clip=training.optimizer.gradient_clip,
+        guard=StepGuard(device, training.spike_threshold),
+        scale=LossScale(device) if dtype == torch.float16 else NoScale(),
+    )
+    return Engine(plan, strategy, optimizer, step)
+
+
+def _largest_micro_batch(
+    config: RunConfig, strategy: Strategy, ranks: Ranks, device: torch.device, dtype: torch.dtype
+) -> int:
+    sizes = micro_batch_sizes(config, ranks.world_size)
+    estimated = step_memory(config, device, dtype, strategy.shards).largest(sizes, memory_free(device))
+    if strategy.shards > 1:  # ranks gather weights from each other: one that has no memory left would leave them waiting
+        return distributed.broadcast(estimated)
+    return fit_micro_batch(strategy, config.model, sizes, estimated, dtype)
+
+
+def _assemble(start: Start, engine: Engine, folder: RunFolder, until: int | None) -> tuple[Trainer, Checkpointer]:
+    """All the parts. Nothing is written yet: what cannot work is found out here."""
+    config, training, step = start.config, start.config.training, engine.step
+    strategy, plan, ranks = engine.strategy, engine.plan, step.ranks
+    tokenizer = start.prepared.tokenizer()
+    metrics = Metrics(plan.tokens_before)
+    average = WeightAverage(strategy.model, training.ema_decay) if training.ema_decay is not None else None
+    subject = Subject(strategy.whole_model, tokenizer, step.device, step.dtype, ranks)
+    stop = StopRequest()
+    hooks = _hooks(config, average, stop, until)
+    checkpointer = Checkpointer(
+        config=config,
+        store=CheckpointStore(folder.checkpoints, training.keep_checkpoints),
+        strategy=strategy,
+        optimizer=engine.optimizer,
+        average=average,
+        parts={"step": step, **{hook.name: hook for hook in hooks}},
+        tokenizer=tokenizer,
+        metrics=metrics,
+        ranks=ranks,
+        tokens_before=plan.tokens_before,
+    )
+    peak = peak_flops(step.device, step.dtype)
     trainer = Trainer(
         config=training,
-        state=RunState(data_fingerprint=prepared.fingerprint),
-        loader=plan.loader(prepared.reader("train"), ranks.rank),
-        train_step=TrainStep(
-            forward=_wrapped(model, config, device, ranks),
-            optimizer=optimizer,
-            device=device,
-            dtype=dtype,
-            ranks=ranks,
-            seed=training.seed,
-            gradient_clip=training.optimizer.gradient_clip,
-        ),
-        evaluations=_evaluations(config, prepared, subject, plan.micro_batch_size, metrics),
+        state=RunState(data_fingerprint=start.prepared.fingerprint),
+        loader=plan.loader(start.prepared.reader("train"), ranks.rank),
+        train_step=step,
+        evaluations=_evaluations(start, engine, subject, metrics, average),
         eval_steps=config.evaluation.eval_steps,
-        save=checkpointer.save,
+        hooks=hooks,
+        checkpointer=checkpointer,
+        stop=stop,
         metrics=metrics,
         flops_per_token=config.model.flops_per_token(),
         peak_flops=peak * ranks.world_size if peak else None,
@@ -124,62 +194,37 @@ def _assemble(
     return trainer, checkpointer
 
 
-def _with_vocabulary(config: RunConfig, prepared: PreparedSet) -> RunConfig:
-    wanted, given = prepared.manifest.vocab_size, config.model.vocab_size
-    if given not in (None, wanted):
-        raise ConfigError(
-            f"model.vocab_size is {given}, but the tokenizer of {prepared.folder} has {wanted} ids",
-            "leave it out: it is taken from the tokenizer",
-        )
-    return config.model_copy(update={"model": config.model.model_copy(update={"vocab_size": wanted})})
-
-
-def _with_absolute_checkpoint_dir(config: RunConfig) -> RunConfig:
-    """So that the run's config.yaml says where its checkpoints are, wherever it is read."""
-    folder = config.training.checkpoint_dir
-    if folder is None:
-        return config
-    training = config.training.model_copy(update={"checkpoint_dir": folder.absolute()})
-    return config.model_copy(update={"training": training})
-
-
-def _new_model(config: RunConfig) -> GPT:
-    """Drawn on the CPU whatever the device, so that a seed means the same weights everywhere."""
-    torch.manual_seed(derive_seed(config.training.seed, "weights"))
-    return GPT(config.model)
-
-
-def _wrapped(model: GPT, config: RunConfig, device: torch.device, ranks: Ranks) -> nn.Module:
-    """The model as the training step calls it; evaluation and checkpoints use the model itself."""
-    forward: nn.Module = model
-    wanted = config.training.compile
-    if (wanted or (wanted is None and device.type == "cuda")) and can_compile(device):
-        forward = torch.compile(model, dynamic=False)  # type: ignore[assignment]
-    if ranks.world_size > 1:
-        forward = DistributedDataParallel(
-            forward,
-            device_ids=[device.index] if device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-        )
-    return forward
+def _hooks(config: RunConfig, average: WeightAverage | None, stop: StopRequest, until: int | None) -> list[Hook]:
+    training = config.training
+    hooks: list[Hook] = []
+    if average is not None:
+        hooks.append(Averaging(average))
+    if training.early_stop is not None:
+        hooks.append(EarlyStop(training.early_stop, stop))
+    if training.max_time is not None:
+        hooks.append(TimeLimit(training.max_time, stop))
+    if until is not None:
+        hooks.append(StepLimit(until, stop))
+    return hooks
 
 
 def _evaluations(
-    config: RunConfig, prepared: PreparedSet, subject: Subject, rows: int, metrics: Metrics
+    start: Start, engine: Engine, subject: Subject, metrics: Metrics, average: WeightAverage | None
 ) -> list[Evaluation]:
     """Those that were asked for. Files are read and prompts fitted now: what cannot work is told before the run."""
-    ranks = subject.ranks
+    config, prepared, ranks = start.config, start.prepared, subject.ranks
     evaluations: list[Evaluation] = []
     if config.evaluation.validation_steps != 0 and "validation" not in prepared.manifest.splits:
         logger.info(f"val: skipped, since {prepared.folder} has no validation split")
     elif config.evaluation.validation_steps != 0:
-        evaluations.append(ValidationLoss(subject, prepared, config, rows, metrics))
+        averaged = average.in_place if average is not None else None
+        evaluations.append(ValidationLoss(subject, prepared, config, engine.plan.micro_batch_size, metrics, averaged))
     if config.evaluation.hellaswag_samples != 0:
         items = load_items(config.evaluation.hellaswag_file, config.evaluation.hellaswag_samples)
         test = HellaSwagTest(items, subject.tokenizer, rank=ranks.rank, world_size=ranks.world_size)
         evaluations.append(HellaSwag(subject, test, config.evaluation.batch_size, metrics))
     if config.sampling.num_sequences:
-        fit(subject.model, subject.tokenizer, config.sampling)
+        fit(engine.strategy.model, subject.tokenizer, config.sampling)
         evaluations.append(Samples(subject, config, metrics))
     return evaluations
 
@@ -212,6 +257,8 @@ def _listening(metrics: Metrics, folder: RunFolder, config: RunConfig, first_ste
     metrics.add(LogLines(train_on_console=not live))
     metrics.add(JsonLines(folder.metrics_file, lambda kind: kind != "sample"))
     metrics.add(JsonLines(folder.samples_file, lambda kind: kind == "sample"))
+    for name in config.training.trackers:
+        metrics.add(make_tracker(name, run_dir=folder.path, config=config.model_dump(mode="json")))
     if live:
         metrics.add(LiveLine(config.training.max_steps, first_step))
     logger.info(f"run: {folder.path}")

@@ -20,6 +20,8 @@ class RunState:
     """When that was."""
     best_validation_loss: float | None = None
     """The lowest one of all checkpoints."""
+    skipped_told: int = 0
+    """Skipped steps that the log has told of."""
     data_fingerprint: str = ""
     """Of the prepared set: a run goes on with the data that it began with, or not at all."""
 
@@ -43,5 +45,5 @@ class RunState:
         return asdict(self)
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
-        for name in asdict(self):
+        for name in asdict(self).keys() & values.keys():  # an older checkpoint may know fewer
             setattr(self, name, values[name])

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nano_gpt.config import RunConfig, build, resolve, to_yaml
-from nano_gpt.config.loading import merge, nested, parse_assignment, setting_paths
+from nano_gpt.config.loading import find_layers, merge, nested, origins, parse_assignment, setting_paths
 from nano_gpt.config.presets import PRESETS, RECIPES
 from nano_gpt.errors import ConfigError
 
@@ -110,6 +110,42 @@ def test_sizes_are_the_papers() -> None:
         ({"preset": "llama"}, "unknown model preset 'llama'", "known: gpt2, gpt2-large"),
         ({"recipe": "tinyshakespear"}, "unknown recipe 'tinyshakespear'", "did you mean 'tinyshakespeare'?"),
         ({"assignments": ["training.max_step=3"]}, "unknown setting 'training.max_step'", "'training.max_steps'?"),
+        (
+            {
+                "assignments": [
+                    "training.lr_schedule.name=wsd",
+                    "training.lr_schedule.warmup_steps=700",
+                    "training.max_steps=800",
+                ]
+            },
+            "warmup_steps 700 reaches into the decay, which begins at step 640",
+            None,
+        ),
+        ({"assignments": ["training.batch_ramp_start=1024"]}, "belong together", None),
+        (
+            {
+                "flags": {
+                    "training.batch_ramp_start": 768,
+                    "training.batch_ramp_steps": 9,
+                    "training.total_batch_size": 4096,
+                    "model.n_positions": 64,
+                }
+            },
+            "768 does not become total_batch_size 4096 by doubling: 2048, 1024, 512 do",
+            None,
+        ),
+        (
+            {
+                "flags": {
+                    "training.batch_ramp_start": 1024,
+                    "training.batch_ramp_steps": 9,
+                    "training.total_batch_size": 4096,
+                    "model.n_positions": 2048,
+                }
+            },
+            "training.batch_ramp_start 1024 is not a multiple of model.n_positions 2048: 2048 would do",
+            None,
+        ),
         ({"assignments": ["learning_rate=3"]}, "'learning_rate'", "'training.optimizer.learning_rate'?"),
         ({"assignments": ["zzz=3"]}, "unknown setting 'zzz'", "nano-gpt config prints all of them"),
         ({"assignments": ["training.seed"]}, "--set 'training.seed' is not of the form name=value", "--set training."),
@@ -252,3 +288,28 @@ def test_yaml_round_trip(values: dict[str, Any], tmp_path_factory: pytest.TempPa
     config = build(RunConfig, values)
     file = written(tmp_path_factory.mktemp("round"), to_yaml(config))
     assert resolve(file=file) == config
+
+
+def test_it_is_known_which_source_decided(tmp_path: Path) -> None:
+    file = written(tmp_path, "training: {max_steps: 7, seed: 3}")
+    layers = find_layers(
+        recipe="shakespeare_char",
+        file=file,
+        flags={"training.seed": 4, "data.dataset": None},
+        assignments=["model.dropout=0"],
+    )
+    found = origins(layers)
+    assert found["training.max_steps"] == str(file)
+    assert found["training.seed"] == "flag"
+    assert found["model.dropout"] == "--set"
+    assert found["model.n_embd"] == "recipe shakespeare_char"
+    assert found["training.total_batch_size"] == "recipe shakespeare_char"
+    assert found["data.dataset"] == "recipe shakespeare_char"
+    assert "training.dtype" not in found
+    assert origins(find_layers(preset="gpt2-medium"))["model.n_layer"] == "preset gpt2-medium"
+
+
+def test_weights_bring_their_own_recipe() -> None:
+    config = resolve(flags={"training.pretrained": "gpt2", "data.dataset": "tinyshakespeare"})
+    assert config.training.optimizer.learning_rate == 3e-5 and config.data.dataset == "tinyshakespeare"
+    assert "n_positions" not in config.model.model_fields_set, "those of the weights"

@@ -25,7 +25,7 @@ def test_text_forms_are_the_predecessors() -> None:
 
 def test_json_lines_never_hold_nan(tmp_path: Path) -> None:
     lines = JsonLines(tmp_path / "m.jsonl", lambda kind: kind != "sample")
-    metrics = Metrics(tokens_per_step=512)
+    metrics = Metrics(lambda step: 512 * step)
     metrics.add(lines)
     metrics.record("train", 2, loss=float("nan"), grad_norm=float("inf"))
     metrics.record("sample", 2, text="not here")
