@@ -36,7 +36,10 @@ FOUNDATION = ("errors", "registry", "config")  # the three of layer 0 may use ea
 FRONT_DOORS = ("__init__.py", "__main__.py")  # of nano_gpt itself: they lead everywhere, lazily
 LIGHT = ("cli", "config", "errors.py", "registry.py", *FRONT_DOORS)  # what `nano-gpt --help` loads
 HEAVY = ("torch", "numpy", "transformers", "datasets", "tiktoken", "tokenizers", "safetensors", "huggingface_hub")
-LAZY = ("datasets", "transformers", "huggingface_hub", "lm_eval", "matplotlib", "tokenizers", "pyarrow")
+LAZY = (
+    "datasets", "transformers", "huggingface_hub", "lm_eval", "matplotlib", "tokenizers", "pyarrow", "wandb", "trackio",
+    "tensorboard",
+)  # fmt: skip
 UNSAFE = ("trust_remote_code", "shell", "allow_pickle")
 LONGEST = 320  # lines of a file; past about 300, look for the second thing that it does
 

@@ -67,8 +67,8 @@ class Overview:
             )
         if self.checkpoint * self.checkpoints > self.disk_free:
             problems.append(
-                f"disk: the checkpoints need {_size(self.checkpoint * self.checkpoints)} and {_size(self.disk_free)} are "
-                "free: --set training.keep_checkpoints=1, or another --checkpoint-dir"
+                f"disk: the checkpoints need {_size(self.checkpoint * self.checkpoints)}, and "
+                f"{_size(self.disk_free)} are free: --set training.keep_checkpoints=1, or another --checkpoint-dir"
             )
         return problems
 

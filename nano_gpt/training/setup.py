@@ -32,9 +32,9 @@ from nano_gpt.training.evaluations import HellaSwag, Samples, Subject, Validatio
 from nano_gpt.training.fitting import fit_micro_batch
 from nano_gpt.training.guard import StepGuard
 from nano_gpt.training.hooks import Averaging, EarlyStop, Hook, StepLimit, TimeLimit
+from nano_gpt.training.memory import step_memory
 from nano_gpt.training.metrics import JsonLines, LogLines, Metrics
 from nano_gpt.training.optim import build_optimizer
-from nano_gpt.training.memory import step_memory
 from nano_gpt.training.plan import Plan, make_plan, micro_batch_sizes
 from nano_gpt.training.progress import LiveLine
 from nano_gpt.training.resume import changed_settings, find_run, starting_point
@@ -71,8 +71,8 @@ def train(
     """Train to the end, or until the run is asked to stop; under torchrun on all ranks together.
 
     `run_dir` (default runs/DATASET-DATE-TIME) is new, or with `resume` a run to go on with, from its newest whole
-    checkpoint or from `checkpoint`. `until` is a step to save and stop at, before the run's last one. Ranks that torchrun
-    has started again go on with the run that they began. Raises NanoGPTError kin for what the user can mend.
+    checkpoint or from `checkpoint`. `until` is a step to save and stop at, before the run's last one. Ranks that
+    torchrun has started again go on with the run that they began. Raises NanoGPTError kin for what the user can mend.
     """
     ranks = distributed.from_environment()
     device = resolve_device(config.training.device, ranks.local_rank)
@@ -149,7 +149,7 @@ def _largest_micro_batch(
 ) -> int:
     sizes = micro_batch_sizes(config, ranks.world_size)
     estimated = step_memory(config, device, dtype, strategy.shards).largest(sizes, memory_free(device))
-    if strategy.shards > 1:  # ranks gather weights from each other: one that has no memory left would leave them waiting
+    if strategy.shards > 1:  # a rank that runs out of memory would leave those waiting that gather its weights
         return distributed.broadcast(estimated)
     return fit_micro_batch(strategy, config.model, sizes, estimated, dtype)
 

@@ -94,7 +94,8 @@ class TrainStep:
             with self.strategy.last_backward(index == len(batches) - 1):
                 with autocast(self.device, self.dtype):
                     loss = self.strategy.forward(send(batch.ids, self.device), send(batch.targets, self.device))
-                self.scale.apply(loss * (self.strategy.gradient_factor / num_targets)).backward()
+                share = loss * (self.strategy.gradient_factor / num_targets)
+                torch.autograd.backward(self.scale.apply(share))
             loss_sum += loss.detach()
         return all_reduce_sum(loss_sum) / num_targets
 

@@ -123,7 +123,7 @@ class Trainer:
         if in_a_row >= self.config.max_skipped_steps:
             self.checkpointer.finish()
             raise NanoGPTError(
-                f"the run has diverged: the last {in_a_row} steps up to {step} had a loss or a gradient that is no good",
+                f"the run has diverged: the last {in_a_row} steps up to {step} had no good loss or gradient",
                 "the last checkpoint is from before: lower training.optimizer.learning_rate, or lengthen the warm-up, "
                 "and --resume",
             )

@@ -1,7 +1,7 @@
 """`nano-gpt verify-resume`: the proof, on this machine, that a run which is stopped and resumed is the same run.
 
-From the run's newest checkpoint, or from its start, two copies go on for a few steps: one straight, the other stopped in
-the middle and resumed. Each stretch has a process of its own. Then everything is compared, bit by bit.
+From the run's newest checkpoint, or from its start, two copies go on for a few steps: one straight, the other stopped
+in the middle and resumed. Each stretch has a process of its own. Then everything is compared, bit by bit.
 """
 
 from __future__ import annotations

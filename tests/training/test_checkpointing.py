@@ -1,4 +1,4 @@
-"""Checkpoints that are written while training goes on: what is in them, and what happens when they cannot be written."""
+"""Checkpoints that are written while training goes on: what is in them, and what happens when that fails."""
 
 from __future__ import annotations
 
