@@ -12,7 +12,8 @@ from pathlib import Path, PurePath
 from urllib.parse import urlsplit
 
 from nano_gpt.config.data import DataConfig
-from nano_gpt.data.sources.paths import COMPRESSIONS, expand
+from nano_gpt.data.effects import check_reading
+from nano_gpt.data.sources.paths import COMPRESSIONS, expand, kind_of
 from nano_gpt.errors import ConfigError
 from nano_gpt.registry import unknown_name
 
@@ -194,8 +195,9 @@ def _named(config: DataConfig) -> DatasetInfo:
 def dataset_info(config: DataConfig) -> DatasetInfo:
     """The catalog's entry, or one made for a hub dataset, or for `config.files` and `config.urls`.
 
-    Raises ConfigError for a name that is neither in the catalog nor given text, for text under a catalog name, and for
-    a configuration that the dataset does not have; DataError for files that are not there.
+    Raises ConfigError for a name that is neither in the catalog nor given text, for text under a catalog name, for a
+    configuration that the dataset does not have, and for a setting that it is not read by; DataError for files that
+    are not there.
     """
     info = _named(config)
     _check_config_name(config, info)
@@ -209,13 +211,21 @@ def dataset_info(config: DataConfig) -> DatasetInfo:
                 f"{what} given, but {config.dataset!r} is a {kind} dataset",
                 f"give yours a name of its own: --dataset {own}",
             )
-        return _own_text(config.dataset, config.files)
-    if not known:
+        info = _own_text(config.dataset, config.files)
+    elif not known:
         if _REPOSITORY.fullmatch(config.dataset):
             raise ConfigError(f"unknown dataset {config.dataset!r}", f"one of the hub is written {HUB}{config.dataset}")
         prepared = [path.parent.name for path in config.dataset_dir.glob(f"*/{MANIFEST}")]
         raise unknown_name("dataset", config.dataset, {*CATALOG, *prepared})
+    check_reading(config, lambda: _kinds(config, info))
     return info
+
+
+def _kinds(config: DataConfig, info: DatasetInfo) -> set[str]:
+    """Of your own files, here and on the web; none of a built-in corpus."""
+    if info.repository is not None:
+        return {"hub"}
+    return {kind_of(path)[0] for path in (*expand(config.files), *map(path_of, config.urls))}
 
 
 def _check_config_name(config: DataConfig, info: DatasetInfo) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nano_gpt.data.inspection import Entry
-from nano_gpt.data.manifest import PreparedSet
+from nano_gpt.data.manifest import Manifest, PreparedSet
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _ASCII = " #"
@@ -42,7 +42,6 @@ def _facts(prepared: PreparedSet) -> list[str]:
     manifest = prepared.manifest
     where = "before" if manifest.eot_opens else "behind"
     options = [f"{name} {value}" for name, value in manifest.options.items() if value is not None]
-    twice = manifest.validation_in_train
     return [
         f"  source       {manifest.dataset}: {manifest.description}",
         f"  revision     {manifest.revision}",
@@ -54,8 +53,19 @@ def _facts(prepared: PreparedSet) -> list[str]:
         f"{manifest.tokens_per_shard:,} tokens, {_size(prepared.bytes)}",
         f"               fingerprint {prepared.fingerprint[:16]}",
         f"  duplicates   {manifest.duplicates_dropped:,} dropped; validation documents that are also in train: "
-        f"{'-' if twice is None else f'{twice:,}'}",
+        f"{_in_both(manifest)}",
     ]
+
+
+def _in_both(manifest: Manifest) -> str:
+    if manifest.validation_in_train is not None:
+        return f"{manifest.validation_in_train:,}"
+    for split in ("train", "validation"):
+        if split not in manifest.splits:
+            return f"- (no {split} split)"
+        if manifest.splits[split].documents == 0:
+            return "- (no <|endoftext|>)"
+    return "-"  # imported by a version that did not look
 
 
 def _folded(label: str, words: Sequence[str]) -> list[str]:

@@ -68,7 +68,8 @@ class Manifest(BaseModel):
     duplicates_dropped: int = 0
     """Documents left out because an earlier one has the same text."""
     validation_in_train: int | None = None
-    """Validation documents whose text is also a training document; None where nobody has looked."""
+    """Validation documents whose text is also a training document; None where documents cannot be told apart, or where
+    one of the splits is missing."""
     shards: tuple[Shard, ...] = ()
 
 

@@ -7,7 +7,7 @@ out, and a last batch that is short weighs what it holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -65,17 +65,20 @@ def validation_loss(
     *,
     bytes_per_token: float | None = None,
     dtype: torch.dtype = torch.float32,
+    documents: Callable[[Tensor], Tensor] | None = None,
 ) -> ValidationResult:
     """Score this rank's `batches` and add up over the ranks; every rank gets the same result.
 
     `bytes_per_token` is that of the whole split; with it, a part of the split gets bits per byte as if its text were
-    as dense as the rest. Every rank must call. Raises DataError when no rank has a target.
+    as dense as the rest. `documents` gives the documents of (B, T) ids that tokens must stay in.
+    Every rank must call. Raises DataError when no rank has a target.
     """
     losses: list[Tensor] = []
     counts: list[Tensor] = []
     with scoring_mode(model, dtype) as device:
         for batch in batches:
-            hidden = model.hidden(send(batch.ids, device)).flatten(0, 1)  # (B, T, C) -> (B * T, C)
+            ids = send(batch.ids, device)
+            hidden = model.hidden(ids, documents=documents(ids) if documents else None).flatten(0, 1)  # (B * T, C)
             targets = send(batch.targets, device).flatten()
             losses.append(-target_log_probabilities(model, hidden, targets).sum())
             counts.append((batch.targets != IGNORED_TARGET).sum())

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nano_gpt.config.model import GPTConfig
-from nano_gpt.model.attention import causal_attention
+from nano_gpt.model.activation import tanh_gelu
+from nano_gpt.model.attention import causal_attention, document_mask
 from nano_gpt.model.cache import KVCache
-
-IGNORED_TARGET = -100  # a position with this target adds nothing to the loss
+from nano_gpt.model.loss import IGNORED_TARGET as IGNORED_TARGET  # for those who call the model with targets
+from nano_gpt.model.loss import summed_cross_entropy
 
 
 class CausalSelfAttention(nn.Module):
@@ -34,7 +35,7 @@ class CausalSelfAttention(nn.Module):
         self.n_head = config.n_head
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, cache: KVCache | None, layer: int, mask: Tensor | None) -> Tensor:
         B, T, C = x.shape
         q, k, v = self.c_attn(x).split(C, dim=2)
         q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, T, C) -> (B, nh, T, hs)
@@ -42,7 +43,7 @@ class CausalSelfAttention(nn.Module):
         v = v.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
         if cache is not None:
             k, v = cache.append(layer, k, v)  # (B, nh, past + T, hs)
-        y = causal_attention(q, k, v, self.dropout if self.training else 0.0)
+        y = causal_attention(q, k, v, self.dropout if self.training else 0.0, mask)
         y = y.transpose(1, 2).reshape(B, T, C)  # (B, nh, T, hs) -> (B, T, C)
         return self.resid_dropout(self.c_proj(y))  # type: ignore[no-any-return]
 
@@ -57,8 +58,7 @@ class MLP(nn.Module):
         self.resid_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.c_fc(x), approximate="tanh")
-        return self.resid_dropout(self.c_proj(x))  # type: ignore[no-any-return]
+        return self.resid_dropout(self.c_proj(tanh_gelu(self.c_fc(x))))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -71,8 +71,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cache: KVCache | None, layer: int) -> Tensor:
-        x = x + self.attn(self.ln_1(x), cache, layer)
+    def forward(self, x: Tensor, cache: KVCache | None, layer: int, mask: Tensor | None = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), cache, layer, mask)
         return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
 
 
@@ -113,16 +113,20 @@ class GPT(nn.Module):
                 nn.init.normal_(parameter, std=std[module])
         self.wte.weight[self.config.vocab_size :] = 0.0  # padding rows: no target ever selects them, so they stay zero
 
-    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """(B, T) token ids -> (B, T, C), what the head reads. With a cache, `ids` follow what is already in it."""
+    def hidden(self, ids: Tensor, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
+        """(B, T) token ids -> (B, T, C), what the head reads. With a cache, `ids` follow what is already in it.
+
+        With (B, T) `documents`, a token sees only those whose number is its own.
+        """
         T = ids.size(1)
         past = 0 if cache is None else cache.length
         assert past + T <= self.config.n_positions, f"{past} + {T} tokens in a context of {self.config.n_positions}"
         assert past == 0 or T == 1, "after the prefill a cache takes one token at a time"
         position = torch.arange(past, past + T, device=ids.device)
+        mask = None if documents is None else document_mask(documents)
         x = self.drop(self.wte(ids) + self.wpe(position))  # (B, T, C)
         for layer, block in enumerate(self.h):
-            x = block(x, cache, layer)
+            x = block(x, cache, layer, mask)
         if cache is not None:
             cache.advance(T)
         return self.ln_f(x)  # type: ignore[no-any-return]
@@ -131,14 +135,20 @@ class GPT(nn.Module):
         """(..., C) -> (..., V): tied to the embedding, without its padding rows."""
         return F.linear(x, self.wte.weight)[..., : self.config.vocab_size]
 
-    def forward(self, ids: Tensor, targets: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        targets: Tensor | None = None,
+        cache: KVCache | None = None,
+        documents: Tensor | None = None,
+    ) -> Tensor:
         """(B, T) ids -> (B, T, V) logits; with (B, T) targets, the cross-entropy in nats, summed over them in fp32.
 
-        Targets of IGNORED_TARGET are left out.
+        Targets of IGNORED_TARGET are left out. `documents` as in `hidden`.
         """
-        logits = self.head(self.hidden(ids, cache))
+        x = self.hidden(ids, cache, documents)
         if targets is None:
-            return logits
-        return F.cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED_TARGET, reduction="sum"
-        )
+            return self.head(x)
+        assert self.config.vocab_size is not None
+        logits = F.linear(x.flatten(0, 1), self.wte.weight)  # (B, T, C) -> (B * T, V and padding)
+        return summed_cross_entropy(logits, targets.flatten(), self.config.vocab_size)

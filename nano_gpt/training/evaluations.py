@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nano_gpt.config import RunConfig
 from nano_gpt.data.loader import evaluation_batches
@@ -47,6 +48,8 @@ class ValidationLoss:
     metrics: Metrics
     averaged: Callable[[], AbstractContextManager[Any]] | None = None
     """Puts the average of the weights in their place, to be measured too."""
+    documents: Callable[[Tensor], Tensor] | None = None
+    """As in the training step."""
 
     def __call__(self, state: RunState) -> None:
         result = self._measure()
@@ -70,7 +73,9 @@ class ValidationLoss:
         )
         density = self.prepared.bytes_per_token("validation")
         with subject.whole_model() as model:
-            return validation_loss(model, batches, bytes_per_token=density, dtype=subject.dtype)
+            return validation_loss(
+                model, batches, bytes_per_token=density, dtype=subject.dtype, documents=self.documents
+            )
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from torch.optim import Optimizer
 from nano_gpt.checkpoint.source import RUNS
 from nano_gpt.checkpoint.store import CheckpointStore
 from nano_gpt.config import RunConfig, resolve
+from nano_gpt.data.loader import document_ids
 from nano_gpt.evaluation.hellaswag import HellaSwagTest
 from nano_gpt.evaluation.hellaswag_items import load_items
 from nano_gpt.inference.text import fit
@@ -130,6 +132,8 @@ def build_engine(start: Start, ranks: Ranks, device: torch.device) -> Engine:
     if training.micro_batch_size == "auto":
         plan = replace(plan, micro_batch_size=_largest_micro_batch(start.config, strategy, ranks, device, dtype))
     optimizer = build_optimizer(strategy.model, training.optimizer)
+    manifest = start.prepared.manifest
+    documents = partial(document_ids, eot_id=manifest.eot_id, eot_opens=manifest.eot_opens)
     step = TrainStep(
         strategy=strategy,
         optimizer=optimizer,
@@ -140,6 +144,7 @@ def build_engine(start: Start, ranks: Ranks, device: torch.device) -> Engine:
         gradient_clip=training.optimizer.gradient_clip,
         guard=StepGuard(device, training.spike_threshold),
         scale=LossScale(device) if dtype == torch.float16 else NoScale(),
+        documents=documents if training.document_masking else None,
     )
     return Engine(plan, strategy, optimizer, step)
 
@@ -218,7 +223,8 @@ def _evaluations(
         logger.info(f"val: skipped, since {prepared.folder} has no validation split")
     elif config.evaluation.validation_steps != 0:
         averaged = average.in_place if average is not None else None
-        evaluations.append(ValidationLoss(subject, prepared, config, engine.plan.micro_batch_size, metrics, averaged))
+        rows, documents = engine.plan.micro_batch_size, engine.step.documents
+        evaluations.append(ValidationLoss(subject, prepared, config, rows, metrics, averaged, documents))
     if config.evaluation.hellaswag_samples != 0:
         items = load_items(config.evaluation.hellaswag_file, config.evaluation.hellaswag_samples)
         test = HellaSwagTest(items, subject.tokenizer, rank=ranks.rank, world_size=ranks.world_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,8 @@ class TrainStep:
     gradient_clip: float
     guard: StepGuard
     scale: LossScale | NoScale = NoScale()  # noqa: RUF009 (it holds nothing)
+    documents: Callable[[Tensor], Tensor] | None = None
+    """(B, T) ids -> the numbers of their documents, where tokens must not see others than their own."""
 
     def __call__(self, step: int, batches: Sequence[Batch], num_targets: int, learning_rate: float) -> StepResult:
         """`batches` are this rank's share of the step; `num_targets` counts the targets of all ranks.
@@ -93,7 +95,9 @@ class TrainStep:
         for index, batch in enumerate(batches):
             with self.strategy.last_backward(index == len(batches) - 1):
                 with autocast(self.device, self.dtype):
-                    loss = self.strategy.forward(send(batch.ids, self.device), send(batch.targets, self.device))
+                    ids, targets = send(batch.ids, self.device), send(batch.targets, self.device)
+                    documents = self.documents(ids) if self.documents else None
+                    loss = self.strategy.forward(ids, targets, documents=documents)
                 share = loss * (self.strategy.gradient_factor / num_targets)
                 torch.autograd.backward(self.scale.apply(share))
             loss_sum += loss.detach()

@@ -1,4 +1,4 @@
-"""The same recipe on the same batches, trained by this project and by nanoGPT's model and optimizer: script/bench curves.
+"""The same recipe on the same batches, by this project and by nanoGPT's model and optimizer: script/bench curves.
 
 nanoGPT's "laptop" configuration (README, quick start: 4 layers of 128, context 64, batch 12, 2,000 steps, learning rate
 1e-3), on TinyShakespeare by character. Both see the same tokens in the same steps and are measured on the whole

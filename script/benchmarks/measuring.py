@@ -141,3 +141,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def verdicts(checks: Iterable[tuple[str, str, bool]]) -> str:
+    """What was promised, what was found, and whether the one keeps the other."""
+    rows = ([promise, found, "kept" if kept else "**missed**"] for promise, found, kept in checks)
+    return table(["promise", "found", ""], rows)

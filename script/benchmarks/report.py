@@ -9,7 +9,7 @@ from datetime import date
 from typing import Any
 
 from corpus import Corpus
-from measuring import machine, median_ratio, table
+from measuring import machine, median_ratio, table, verdicts
 
 # The promises, of the issue "Any corpus, any tokenizer, prepared once, fast, and provably right".
 TIMES_BEST_PEER, SHARE_OF_LIMIT = 1.5, 0.85
@@ -99,9 +99,7 @@ class Report:
         return "\n".join(parts) + "\n"
 
     def verdicts(self) -> str:
-        return table(
-            ["promise", "found", ""], [[*words, "kept" if kept else "**missed**"] for *words, kept in self._checks()]
-        )
+        return verdicts(self._checks())
 
     # --- Sections
 

@@ -148,6 +148,48 @@ def test_text_under_a_taken_name_is_refused() -> None:
         assert refused.value.hint == "give yours a name of its own: --dataset notes"
 
 
+SEPARATOR, REPLACE, BODY = {"document_separator": "--"}, {"encoding_errors": "replace"}, {"text_column": "body"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "without", "with_effect"),
+    [
+        (SEPARATOR, ["finewebedu", "hf:a/b", "wikitext", "python_docs", "a.jsonl b.parquet"], ["a.txt", "n.txt.gz"]),
+        (REPLACE, ["finewebedu", "hf:a/b", "python_docs", "tinyshakespeare"], ["a.txt", "a.jsonl", "b.parquet"]),
+        (
+            BODY,
+            ["python_docs", "tinyshakespeare", "a.txt n.txt.gz"],
+            ["finewebedu", "hf:a/b", "a.jsonl", "a.txt b.parquet"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("web", [False, True])
+def test_a_setting_that_nothing_is_read_by_is_refused(
+    settings: dict[str, str], without: list[str], with_effect: list[str], web: bool, tmp_path: Path
+) -> None:
+    (flag,) = (f"--{name.replace('_', '-')}" for name in settings)
+
+    def config_of(source: str) -> DataConfig:
+        if "." not in source:
+            return DataConfig.model_validate({"dataset": source, **settings})
+        files = [tmp_path / name for name in source.split()]
+        for file in files:
+            file.touch()
+        if web:  # all but one
+            urls = [f"https://example.org/{file.name}?key=a.pdf" for file in files[1:] or files]
+            return DataConfig.model_validate({"dataset": "mine", "files": files[:-1][:1], "urls": urls, **settings})
+        return DataConfig.model_validate({"dataset": "mine", "files": files, **settings})
+
+    for source in with_effect:
+        dataset_info(config_of(source))
+    for source in without:
+        config = config_of(source)
+        with pytest.raises(ConfigError, match=f"^{flag} has no effect on {config.dataset}: it ") as caught:
+            dataset_info(config)
+        assert caught.value.hint == "leave it out" and "\n" not in caught.value.message
+        dataset_info(config.model_copy(update=dict.fromkeys(settings, "strict" if settings is REPLACE else None)))
+
+
 def test_own_text_is_large_by_the_size_of_its_files(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "a.txt").write_text("x")

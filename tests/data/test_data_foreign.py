@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nano_gpt.config import DataConfig
 from nano_gpt.data.catalog import MANIFEST
@@ -138,6 +142,48 @@ def test_statistics_do_not_depend_on_how_much_is_read_at_a_time(
         assert found[0] == found[1] == found[2]
         assert checked.splits["train"].lengths == (1, 2, 1, 0, 0, 1, 2, 0, 1)  # 1 | 3 3 | 6 | 63 | 64 65 | 301
         assert checked.eot_opens is opens
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    texts=st.fixed_dictionaries(
+        dict.fromkeys(("train", "validation"), st.lists(st.text("ab", max_size=3), min_size=1))
+    ),
+    opens=st.booleans(),
+    cut=st.sampled_from(["", "a", "ab"]),
+    block=st.integers(1, 9),
+    file=st.integers(1, 9),
+)
+def test_validation_documents_that_are_in_train_too_are_counted(
+    texts: dict[str, list[str]], opens: bool, cut: str, block: int, file: int
+) -> None:
+    """However the tokens lie in files and are read; neither an empty document nor a piece of one at a cut counts."""
+    from nano_gpt.data import shards
+
+    with tempfile.TemporaryDirectory() as name, patch.object(shards, "_BLOCK_TOKENS", block):
+        folder = Path(name)
+        texts = {split: ["b", *members] for split, members in texts.items()}  # or it could open them, too
+        for split, members in texts.items():
+            ids = documents(*members, opens=opens)
+            # A stream that was cut in two: one split begins, or ends, within a document.
+            ids = [*cut.encode(), *ids] if opens and split == "validation" else ids
+            ids = [*ids, *cut.encode()] if not opens and split == "train" else ids
+            for number, start in enumerate(range(0, len(ids), file)):
+                npy(folder / f"{split}_{number:06d}.npy", ids[start : start + file])
+        manifest = import_shards(folder, config(folder)).manifest
+        train = set(texts["train"])
+        assert manifest.validation_in_train == sum(bool(text) and text in train for text in texts["validation"])
+        assert [shard.split for shard in manifest.shards] == sorted(shard.split for shard in manifest.shards)
+
+
+def test_without_documents_of_both_splits_nobody_knows(tmp_path: Path) -> None:
+    for number, (train, validation) in enumerate(((b"a\0a", b"b"), (b"a", None), (None, b"a"))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for split, ids in (("train", train), ("val", validation)):
+            if ids is not None:
+                raw(folder / f"{split}.bin", [EOT if id_ == 0 else id_ for id_ in ids])
+        assert import_shards(folder, config(tmp_path, dataset=f"set{number}")).manifest.validation_in_train is None
 
 
 def test_llama_shards_of_llmc_have_wide_ids(tmp_path: Path) -> None:
@@ -410,11 +456,21 @@ def test_nothing_to_import(tmp_path: Path) -> None:
     assert caught.value.hint == f"use it where it is: --dataset theirs-byte --dataset-dir {tmp_path / 'cache'}"
 
 
-@pytest.mark.parametrize("values", [{"max_tokens": 5}, {"dedup": "exact"}, {"files": (Path("a.txt"),)}])
-def test_settings_that_could_not_have_an_effect(values: dict[str, object], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "flag"),
+    [
+        ("max_tokens", 5, "--max-tokens"),
+        ("dedup", "exact", "--dedup"),
+        ("encoding_errors", "replace", "--encoding-errors"),
+        ("files", (Path("a.txt"),), "--files"),
+        ("urls", ("https://example.org/a.txt",), "--url"),
+    ],
+)
+def test_settings_that_could_not_have_an_effect(name: str, value: object, flag: str, tmp_path: Path) -> None:
     raw(tmp_path / "train.bin", documents("a"))
-    with pytest.raises(ConfigError, match="cannot change shards that are ready"):
-        import_shards(tmp_path, config(tmp_path, **values))
+    with pytest.raises(ConfigError) as caught:
+        import_shards(tmp_path, config(tmp_path, **{name: value}))
+    assert (caught.value.message, caught.value.hint) == (f"{flag} cannot change shards that are ready", "leave it out")
 
 
 def test_wide_vocabularies_do_not_fit_narrow_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,10 +22,11 @@ from fake_dataset_hub import COMMIT, Cut, Hub, serve, use_endpoint, write_card, 
 from nano_gpt.config.data import DataConfig
 from nano_gpt.data.catalog import dataset_info
 from nano_gpt.data.sources import hub as hub_module
-from nano_gpt.data.sources import hub_client
-from nano_gpt.data.sources.base import Part, Source
+from nano_gpt.data.sources import hub_client, hub_reading, parquet_files
+from nano_gpt.data.sources.base import Part, Source, State
 from nano_gpt.data.sources.hub import HubDataset
 from nano_gpt.data.sources.hub_layout import open_builder
+from nano_gpt.data.sources.texts import LongText
 from nano_gpt.errors import ConfigError, DataError, NetworkError
 from nano_gpt.registry import load
 
@@ -224,18 +226,29 @@ def test_what_the_hub_does_not_give(hub: Hub) -> None:
     write_parquet(hub.root / "some/private" / "a.parquet", {"text": ["x"]})
     write_parquet(hub.root / "some/down" / "a.parquet", {"text": ["x"]})
     write_parquet(hub.root / "some/splits" / "a-test.parquet", {"text": ["x"]})
+    for status in (401, 403, 429):
+        write_parquet(hub.root / f"some/http{status}" / "a.parquet", {"text": ["x"]})
+    write_parquet(hub.root / "some/card" / "a.parquet", {"text": ["x"]})
+    (hub.root / "some/card" / "README.md").write_text("---\nconfigs: [a: b: c\n---\n")
     (hub.root / "some/empty").mkdir()
     (hub.root / "some/empty" / "README.md").write_text("nothing yet")
     hub.refused = {
         "some/gated": (403, "GatedRepo"),
         "some/private": (404, "RepoNotFound"),
         "some/down": (500, ""),
+        "some/http401": (401, ""),
+        "some/http403": (403, ""),
+        "some/http429": (429, ""),
     }
     for dataset, kind, words, hint in (
         ("some/gated", DataError, "some/gated is gated", "hf auth login"),
         ("some/private", DataError, "the hub has no dataset some/private", "hf auth login"),
         ("some/missing", DataError, "the hub has no dataset some/missing", "check the name"),
         ("some/down", NetworkError, "the hub refused some/down: 500", "--files"),
+        ("some/http401", NetworkError, "the hub refused some/http401: 401", "a token that may read it, hf auth login"),
+        ("some/http403", NetworkError, "the hub refused some/http403: 403", "a token that may read it, hf auth login"),
+        ("some/http429", NetworkError, "the hub refused some/http429: 429", "wait some minutes and run the same"),
+        ("some/card", DataError, "some/card: the head of its README.md, .* is no YAML: expected", "another upload"),
         ("some/empty", DataError, "some/empty cannot be read", ""),
     ):
         with pytest.raises(kind, match=words) as refused:
@@ -312,6 +325,43 @@ def test_a_damaged_file_is_named(hub: Hub) -> None:
         texts_of(source, third)
 
 
+@pytest.mark.parametrize("at_once", [2**24, 50])
+def test_nulls_are_empty_and_long_rows_stay_in_a_file(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    texts = ["one", None, "long \u6f22\U0001f600 " * 200, "", None, "two"] * 4
+    write_parquet(hub.root / "some/data" / "a.parquet", {"text": texts}, row_group_size=5)
+    monkeypatch.setattr(parquet_files, "LONG_BYTES", 1000)
+    monkeypatch.setattr(parquet_files, "_BATCH_ROWS", 3)
+    monkeypatch.setattr(hub_reading, "_READ_BYTES", at_once)
+    (tmp_path / "copies").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "copies"))
+    source = source_of("hf:some/data")
+    (part,) = source.parts()
+
+    def read(state: State | None = None) -> Iterator[str]:
+        for text in source_of("hf:some/data", COMMIT).read(part, state):
+            assert len(list((tmp_path / "copies").glob(".tmp-*"))) == isinstance(text, LongText)
+            yield text if isinstance(text, str) else "".join(text.blocks())
+
+    whole = [text or "" for text in texts]
+    assert list(read()) == whole
+    assert list(read({"row_group": 1, "row": 3})) == whole[8:]
+    assert not list((tmp_path / "copies").glob(".tmp-*"))
+
+
+def test_a_row_that_is_not_utf8_is_named(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = hub.root / "some/data" / "a.parquet"
+    write_parquet(path, {"text": ["fine"] * 5 + ["latxn"]}, row_group_size=3)
+    path.write_bytes(path.read_bytes().replace(b"latxn", b"lat\xe9n"))
+    source = source_of("hf:some/data")
+    (part,) = source.parts()
+    for rows, state in (2, None), (2, {"row_group": 1, "row": 2}), (3, {"row_group": 1, "row": 1}):
+        monkeypatch.setattr(parquet_files, "_BATCH_ROWS", rows)
+        with pytest.raises(DataError, match=r"a\.parquet, row 3 of row group 1: not UTF-8 at byte 3 of it"):
+            list(source.read(part, state))
+
+
 ARTICLES = [
     " = First = \n\n One . \n\n = = Section = = \n\n x \n = 4 = \n y \n",
     " = Second ( song ) = \n\n Two . \n",
@@ -363,6 +413,7 @@ from nano_gpt.config.data import DataConfig
 from nano_gpt.data.catalog import dataset_info
 from nano_gpt.data.sources.hub import HubDataset
 from nano_gpt.data.sources.hub_layout import open_builder
+from nano_gpt.data.sources.texts import LongText
 from nano_gpt.errors import NetworkError
 config = DataConfig(dataset="finewebedu")
 for revision in (None, "0123456789abcdef0123456789abcdef01234567"):

@@ -252,6 +252,19 @@ def test_plain_text_is_ascii_and_what_is_not_known_is_a_dash(tmp_path: Path) -> 
     assert "duplicates 0 dropped; validation documents that are also in train: -" in lines
 
 
+def test_why_nobody_knows_what_is_in_both_splits(tmp_path: Path) -> None:
+    prepared = make_set(tmp_path / "poems")
+    known = prepared.manifest.splits
+    for splits, why in (
+        ({"train": known["train"]}, "no validation split"),
+        ({"validation": known["validation"]}, "no train split"),
+        ({**known, "train": Counts(tokens=104)}, "no <|endoftext|>"),
+    ):
+        text = as_text(PreparedSet(prepared.folder, prepared.manifest.model_copy(update={"splits": splits})))
+        assert f"validation documents that are also in train: - ({why})" in text
+        assert max(len(line) for line in text.splitlines()) <= 100
+
+
 def test_a_set_as_json(tmp_path: Path) -> None:
     prepared = make_set(tmp_path / "poems")
     values = as_json(prepared)

@@ -12,17 +12,18 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
 from nano_gpt.config import DataConfig
 from nano_gpt.data.catalog import dataset_info
-from nano_gpt.data.sources import hashes, local_files, local_text
+from nano_gpt.data.sources import hashes, json_lines, local_files, local_text, parquet_files
 from nano_gpt.data.sources.base import State
 from nano_gpt.data.sources.local_files import LocalFiles
 from nano_gpt.data.sources.texts import LongText, Text
 from nano_gpt.errors import ConfigError, DataError
+from nano_gpt.tokenizer.base import well_formed
 
 TEXTS = [
     "one\ntwo\n",
@@ -59,11 +60,11 @@ def as_txt(path: Path, texts: Sequence[str]) -> None:
     path.write_bytes("\n<|endoftext|>\n".join(texts).encode())
 
 
-def as_jsonl(path: Path, texts: Sequence[str]) -> None:
+def as_jsonl(path: Path, texts: Sequence[str | None]) -> None:
     path.write_bytes("".join(json.dumps({"id": 1, "text": text}) + "\n" for text in texts).encode())
 
 
-def as_parquet(path: Path, texts: Sequence[str], kind: pa.DataType | None = None) -> None:
+def as_parquet(path: Path, texts: Sequence[str | None], kind: pa.DataType | None = None) -> None:
     column = pa.array(texts, pa.string()).cast(kind or pa.string())
     parquet.write_table(pa.table({"id": range(len(texts)), "text": column}), path, row_group_size=4)
 
@@ -137,8 +138,14 @@ def test_json_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
 def test_parquet_of_all_string_types(kind: pa.DataType, tmp_path: Path) -> None:
-    as_parquet(tmp_path / "a.parquet", [None, *TEXTS, None], kind)  # type: ignore[list-item]
+    as_parquet(tmp_path / "a.parquet", TEXTS, kind)
     assert texts_of(source_of(tmp_path / "a.parquet")) == TEXTS
+
+
+@pytest.mark.parametrize("write", [as_jsonl, as_parquet])
+def test_a_null_is_an_empty_text(write: Callable[[Path, Sequence[str | None]], None], tmp_path: Path) -> None:
+    write(tmp_path / f"a.{write.__name__.removeprefix('as_')}", [None, "one", None, "two", None])
+    assert texts_of(source_of(tmp_path)) == ["", "one", "", "two", ""]
 
 
 @pytest.mark.parametrize("write", [as_txt, as_jsonl, as_parquet])
@@ -296,24 +303,86 @@ def test_going_on_elsewhere_reads_the_files_that_are_named_then(
 
 
 @pytest.mark.parametrize("compression", [None, "gz", "zst"])
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
 def test_a_long_document_stays_in_a_file(
-    compression: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, compression: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_text, "LONG_BYTES", 1000)
-    texts = ["short\n", "long \u6f22 " * 200 + "\n", "x" * 999 + "\n", "y" * 998 + "\n", "end"]
-    path = tmp_path / "a.txt"
-    path.write_text("<|endoftext|>\n".join(texts), encoding="utf-8")
-    path = pack(path, compression) if compression else path
-    source = source_of(path)
+    for module in (local_text, json_lines, parquet_files):
+        monkeypatch.setattr(module, "LONG_BYTES", 1000)
+    monkeypatch.setattr(parquet_files, "BLOCK_BYTES", 64)
+    texts = ["short\n", "long \u6f22\U0001f600 " * 200 + "\n", "x" * 999 + "\n", "y" * 900 + "\n", "end"]
+    path = tmp_path / f"a.{kind}"
+    if kind == "txt":
+        path.write_text("<|endoftext|>\n".join(texts), encoding="utf-8")
+    else:
+        {"jsonl": as_jsonl, "parquet": as_parquet}[kind](path, texts)
+    copied = kind != "txt" or compression is not None
+    table = kind == "parquet" and compression is not None  # which is itself a copy
+    source = source_of(pack(path, compression) if compression else path)
     found, kinds = [], []
     for text in source.read(source.parts()[0]):
         found.append(string(text))
         kinds.append(type(text))
         copies = list((tmp_path / "cache").glob(".downloads/.tmp-*"))
-        assert len(copies) == (compression is not None and isinstance(text, LongText))
+        assert len(copies) == (copied and isinstance(text, LongText)) + table
     assert found == texts
     assert kinds == [str, LongText, LongText, str, str]
     assert not list((tmp_path / "cache").glob(".downloads/.tmp-*"))
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary("int32", pa.string())]
+)
+def test_long_rows_of_all_string_types(kind: pa.DataType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["one", None, "\u6f22\U0001f600" * 100, None, "", "two"]
+    as_parquet(tmp_path / "a.parquet", texts, kind)
+    monkeypatch.setattr(parquet_files, "LONG_BYTES", 100)
+    monkeypatch.setattr(parquet_files, "BLOCK_BYTES", 5)
+    source = source_of(tmp_path / "a.parquet")
+    found = [(type(text), string(text)) for text in source.read(source.parts()[0])]
+    assert found == [(LongText if text and len(text) > 50 else str, text or "") for text in texts]
+
+
+CHARACTERS = st.text(st.sampled_from('ab"\\/\n\0\u00e9\u6f22\U0001f600\ud83d\ude42\ud800'), max_size=60)
+VALUES = st.recursive(
+    CHARACTERS | st.none() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(CHARACTERS, inner)
+)
+ROWS = st.builds(
+    lambda text, rest, ascii: json.dumps({**rest, "text": text, "more": rest}, ensure_ascii=ascii),
+    CHARACTERS | VALUES,
+    st.dictionaries(CHARACTERS, VALUES),
+    st.booleans(),
+).map(lambda row: row.encode("utf-8", "surrogatepass"))
+FRAGMENTS = rb'ab|"|\|\u|\ud83d|\ude42|00e9|\n|{"text": "|", "id": "|"}|[|]|,| '.split(b"|")
+FRAGMENTS += [b"\n", b"\x01", b"\xff", b"\xe6\xbc", "\u00e9\ufeff\U0001f600".encode(), b"x" * 30]
+NO_ROWS = st.lists(st.sampled_from(FRAGMENTS), min_size=3).map(lambda more: b'{"text": "' + b"".join(more))
+
+
+@SAME_FOLDER
+@given(
+    content=ROWS | NO_ROWS,
+    block=st.integers(1, 40),
+    errors=st.sampled_from(["strict", "replace"]),
+)
+@example(content=json.dumps({"text": "\U0001f600" * 9}).encode(), block=1, errors="strict")  # halves of pairs
+@example(content=b'{"text": "' + b"x" * 40 + b'"\n', block=7, errors="strict")  # an error behind the line's end
+def test_a_long_line_is_read_as_a_short_one_is(content: bytes, block: int, errors: str, tmp_path: Path) -> None:
+    """Whatever it holds, also where that is no JSON or no UTF-8, wherever it is cut, to the letter of the error."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "a"}\n' + content)
+
+    def outcome() -> list[str] | str:
+        try:
+            return [well_formed(text) for text in texts_of(source_of(path, encoding_errors=errors))]
+        except DataError as error:
+            return error.message
+
+    expected = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_lines, "LONG_BYTES", 20)
+        patch.setattr(json_lines, "_PIECE_BYTES", block)
+        patch.setattr(json_lines, "_KEPT_CHARACTERS", 30)
+        assert outcome() == expected
 
 
 def test_a_long_document_of_an_archive_that_is_not_utf8_names_the_archive(
@@ -355,7 +424,7 @@ def test_copies_of_a_process_that_was_killed_are_removed(tmp_path: Path) -> None
         ("a.jsonl", b"[1]", "line 1: an object is expected"),
         ("a.jsonl", b'\n{"content": "a", "id": 1}', "line 2: column 'text' not found; columns: content, id"),
         ("a.jsonl", b"{}", "line 1: column 'text' not found; columns: none"),
-        ("a.jsonl", b'{"text": null}', "line 1: column 'text' is NoneType, not text"),
+        ("a.jsonl", b'{"text": null}\n{"text": 1}', "line 2: column 'text' is int, not text"),
         ("a.jsonl", b"[" * 100_000, "line 1: not JSON"),
     ],
 )
@@ -385,7 +454,7 @@ def test_the_line_number_is_right_in_every_part(
     source = source_of(tmp_path / "a.jsonl")
     with pytest.raises(DataError, match="line 51: not JSON"):
         list(source.read(source.parts()[-1]))
-    monkeypatch.setattr("nano_gpt.data.sources.local_tables._COUNTED_BYTES", 1000)
+    monkeypatch.setattr("nano_gpt.data.sources.json_lines._COUNTED_BYTES", 1000)
     with pytest.raises(DataError, match=r"the line at byte 1,150: not JSON"):
         list(source.read(source.parts()[-1]))
 

@@ -233,6 +233,35 @@ def test_packing_that_was_stopped_goes_on(tmp_path: Path) -> None:
     assert manifest == make(tmp_path / "at_once", Memory([texts]), plan)
 
 
+@pytest.mark.parametrize("part", [0, 2])  # before and after other parts are packed, and their chunks gone
+@pytest.mark.parametrize("kind", ["train.tokens", "validation.tokens", "documents.npy"])
+@pytest.mark.parametrize("gone", [False, True])
+def test_what_was_damaged_since_it_was_written_is_made_again(
+    part: int, kind: str, gone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizing, "CHUNK_DOCUMENTS", 8)
+    source = Memory([[f"document {number} of part {part}" for number in range(30)] for part in range(3)])
+    plan, files = plan_for(source), Unfinished(tmp_path)
+    for index in range(3):
+        tokenise_part(index, source, BYTE, plan, files, lambda *_: None)
+    file = max((tmp_path / "unfinished").glob(f"part_{part:06d}_*.{kind}"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    if gone:
+        file.unlink()
+    with pytest.raises(DataError, match="is gone" if gone else "is damaged: its checksum differs") as caught:
+        packing.pack(plan, files, dedup=False, show=lambda *_: None)
+    assert caught.value.message.startswith(str(file)) and "the same command again" in (caught.value.hint or "")
+    assert [files.part(index).done for index in range(3)] == [index != part for index in range(3)]
+    source.read_again = 0
+    again = make(tmp_path, source, plan)
+    assert source.read_again == 30  # the others are not tokenised again
+    assert again == make(tmp_path / "at_once", source, plan)
+    for shard in again.shards:
+        assert (tmp_path / shard.file).read_bytes() == (tmp_path / "at_once" / shard.file).read_bytes()
+
+
 def test_an_id_that_is_none_of_the_tokenizers_is_an_error(tmp_path: Path) -> None:
     source = Memory([["abc"]])
     strange = patch.object(type(BYTE), "encode_to_numpy", lambda *_: np.array([300], np.uint32))

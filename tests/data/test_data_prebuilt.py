@@ -242,7 +242,7 @@ def test_errors_are_one_line(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'python_docs' has no ready shards to download") as caught:
         download_prebuilt(config(tmp_path, dataset="python_docs"))
     assert "fineweb, finewebedu" in (caught.value.hint or "")
-    with pytest.raises(ConfigError, match="max_documents is 5, which cannot change"):
+    with pytest.raises(ConfigError, match="--max-documents cannot change shards that are ready"):
         download_prebuilt(config(tmp_path, max_documents=5))
 
 

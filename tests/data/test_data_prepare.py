@@ -10,17 +10,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from nano_gpt.config import DataConfig
 from nano_gpt.data.catalog import MANIFEST
 from nano_gpt.data.manifest import PreparedSet, open_prepared
 from nano_gpt.data.preparing import prepare, tokenizing, workers
-from nano_gpt.data.preparing.unfinished import Unfinished
+from nano_gpt.data.preparing.estimate import estimate
+from nano_gpt.data.preparing.unfinished import PartRecord, Unfinished
 from nano_gpt.data.sources import local_files
 from nano_gpt.errors import ConfigError, DataError
 from nano_gpt.runtime import files
@@ -131,7 +135,6 @@ def test_a_finished_set_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Mo
     [
         ({"validation_fraction": 0.2}, "validation_fraction 0.1 there, 0.2 asked for"),
         ({"text_column": "body"}, "text_column 'text' there, 'body' asked for"),
-        ({"document_separator": "--"}, "document_separator None there, '--' asked for"),
         ({"tokens_per_shard": 2001}, "tokens_per_shard 2000 there, 2001 asked for"),
         ({"encoding_errors": "replace"}, "encoding_errors 'strict' there, 'replace' asked for"),
         ({"max_documents": 20}, "max_documents None there, 20 asked for"),
@@ -182,11 +185,12 @@ class StoppedError(Exception):
     pass
 
 
+@pytest.mark.parametrize("settings", [{}, {"max_tokens": 18_000}])
 @pytest.mark.parametrize("moment", range(0, 40, 3))
 def test_interrupted_and_run_again_it_is_byte_identical(
-    moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moment: int, settings: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = contents(prepare.prepare(config_for(tmp_path, "whole")))
+    whole = contents(prepare.prepare(config_for(tmp_path, "whole", **settings)))
     calls = 0
     replace = os.replace
 
@@ -200,12 +204,12 @@ def test_interrupted_and_run_again_it_is_byte_identical(
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "replace", replace_until)  # the instant at which a file becomes visible
         try:
-            prepare.prepare(config_for(tmp_path, "stopped"))
+            prepare.prepare(config_for(tmp_path, "stopped", **settings))
         except StoppedError:
             assert not (tmp_path / "stopped" / "mine-byte" / MANIFEST).exists()
             with pytest.raises(DataError, match=r"is not finished|no prepared set"):
                 open_prepared(tmp_path / "stopped" / "mine-byte")
-    assert contents(prepare.prepare(config_for(tmp_path, "stopped"))) == whole
+    assert contents(prepare.prepare(config_for(tmp_path, "stopped", **settings))) == whole
 
 
 def test_what_is_in_chunks_is_not_tokenised_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,6 +324,174 @@ def test_a_sample_does_not_read_the_whole_source(tmp_path: Path, monkeypatch: py
     assert one.manifest.splits["train"].documents == 1
 
 
+def test_a_sample_ends_at_the_document_that_reaches_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the last of several parts, which alone is far from it."""
+    written: list[str] = []
+    write = tokenizing._ChunkWriter.write
+    monkeypatch.setattr(
+        tokenizing._ChunkWriter, "write", lambda self, document: written.append(document.text) or write(self, document)
+    )
+    for limit in ({"max_documents": 91}, {"max_tokens": 22_000}):
+        written.clear()
+        prepared = prepare.prepare(config_for(tmp_path, next(iter(limit)), **limit))
+        kept = sum(counts.documents for counts in prepared.manifest.splits.values())
+        assert len(written) == kept > 70
+
+
+def share_of(config: DataConfig, sizes: Callable[[int | None], int | None] = lambda size: size) -> prepare._Share:
+    """What one process does, before it has begun, with other sizes told of the parts."""
+    folder = prepare.prepared_folder(config)
+    folder.mkdir(parents=True)
+    plan = prepare.make_plan(config, folder, tokenizing.SPLITS)
+    parts = tuple(part.model_copy(update={"size": sizes(part.size)}) for part in plan.parts)
+    plan = plan.model_copy(update={"parts": parts})
+    Unfinished(folder).write_plan(plan)
+    return prepare._Share(config, folder, plan, Ranks())
+
+
+def tokenise(share: prepare._Share, part: int, documents: int | None = None) -> PartRecord:
+    """In this process, as far as to so many documents."""
+    source, tokenizer, plan = share._work.source(), share._work.tokenizer(), share._plan
+    done: list[int] = []
+    return tokenizing.tokenise_part(
+        part, source, tokenizer, plan, share._files, lambda *more: done.append(1), lambda: len(done) == documents
+    )
+
+
+def test_a_part_of_a_sample_ends_when_those_before_it_are_sure_to_hold_the_rest(tmp_path: Path) -> None:
+    """Whoever is at work on them at the time, they will not hold less than they do now."""
+    config = config_for(tmp_path, max_documents=45)
+    whole = contents(prepare.prepare(config_for(tmp_path, "whole", max_documents=45)))
+    share = share_of(config)
+    assert tokenise(share, 0, 20).documents == 20 and not share._record(0).done
+    last = tokenise(share, 1)
+    assert (last.documents, last.done) == (25, True)
+    assert not share._is_enough() and share._wanted(0)  # the part before is not done: it may hold more
+    assert contents(prepare.prepare(config)) == whole
+
+
+def test_chunks_of_a_sample_are_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process does not have on disk no other one knows of."""
+    monkeypatch.setattr(tokenizing, "CHUNK_DOCUMENTS", 2**17)
+    monkeypatch.setattr(tokenizing, "_LEAST_DOCUMENTS", 2)
+    for limit, chunks in ({"max_documents": 64}, [4, 4, 2]), ({"max_documents": 16}, [2] * 5), ({}, [10]):
+        share = share_of(config_for(tmp_path, f"{limit}", **limit))
+        assert [chunk.documents for chunk in tokenise(share, 0, 10).chunks] == chunks
+
+
+def test_parts_that_are_under_way_end_when_the_others_hold_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_for(tmp_path, max_documents=45)
+    share = share_of(config)
+    stopped: list[bool] = []
+
+    def out_of_order(*_: Any, stopping: Callable[[], bool], **__: Any) -> None:
+        for part, documents in ((2, 5), (1, None), (0, None)):
+            tokenise(share, part, documents)
+            share._look_at = 0.0
+            stopped.append(stopping())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "tokenise_parts", out_of_order)
+        share.tokenise()
+    assert stopped == [False, False, True] and not share._record(2).done
+    assert share.is_complete()
+    assert contents(prepare.prepare(config)) == contents(prepare.prepare(config_for(tmp_path, "b", max_documents=45)))
+
+
+def test_a_sample_has_as_many_parts_begun_as_it_may_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"text": f"{number} " + "word " * 100, "other": "x" * 500} for number in range(400)]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    limit = {"max_tokens": 30_000}  # a part of 10,000 bytes has 5,000
+    monkeypatch.setattr(prepare, "_PAGE", (1, 150, 200))
+
+    def begun(share: prepare._Share) -> list[int]:
+        share._saturated = False
+        return [part for part in range(len(share._plan.parts)) if not share._record(part).done and share._wanted(part)]
+
+    share = share_of(config_for(tmp_path, "known", **limit))
+    assert len(share._plan.parts) > 20
+    assert begun(share) == [0, 1, 2, 3]  # text is taken for denser than this is
+    tokenise(share, 0)
+    assert begun(share) == [1, 2, 3, 4, 5]  # and by now that is known
+    for part in range(1, 6):
+        tokenise(share, part)
+    assert begun(share) == [] and share._is_enough()
+    unknown = share_of(config_for(tmp_path, "unknown", **limit), lambda size: None)
+    assert begun(unknown) == list(range(len(unknown._plan.parts)))  # each of those before may be tiny
+
+
+@pytest.mark.parametrize(
+    ("limit", "sizes"),
+    [
+        ({"max_documents": 45}, lambda size: size),
+        ({"max_tokens": 22_000}, lambda size: None),
+        ({"max_tokens": 22_000}, lambda size: 100 * size),
+        ({"max_documents": 91}, lambda size: 1),
+    ],
+)
+def test_a_sample_is_the_same_whatever_its_parts_are_taken_for(
+    limit: dict[str, int], sizes: Callable[[int | None], int | None], tmp_path: Path
+) -> None:
+    whole = contents(prepare.prepare(config_for(tmp_path, "whole", **limit)))
+    config = config_for(tmp_path, num_procs=3, **limit)
+    share_of(config, sizes)
+    assert contents(prepare.prepare(config)) == whole
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "corpus.parquet"])
+def test_rows_without_text_are_left_out_and_counted(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = write_corpus(tmp_path / "corpus.jsonl")
+    whole = prepare.prepare(config_for(tmp_path, "whole"))
+    rows = [None, *texts[:60], "", *texts[60:], None, " \n"]
+    if name == "corpus.jsonl":
+        (tmp_path / name).write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    else:
+        pyarrow.parquet.write_table(pyarrow.table({"text": rows}), tmp_path / name, row_group_size=10)
+    settings = {"files": [tmp_path / name]}
+
+    def told() -> list[str]:
+        lines = [record.getMessage() for record in caplog.records if "no text" in record.getMessage()]
+        caplog.clear()
+        return lines
+
+    caplog.set_level("INFO", "nano_gpt")
+    line = "prepare: 4 of 154 rows had no text (null, empty or white space): left out"
+    for procs in (1, 2):
+        prepared = prepare.prepare(config_for(tmp_path, f"procs-{procs}", num_procs=procs, **settings))
+        assert told() == [line]  # once, at the end
+        assert prepared.manifest.splits == whole.manifest.splits
+        assert [shard.sha256 for shard in prepared.manifest.shards] == [s.sha256 for s in whole.manifest.shards]
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "pack", None)
+        with pytest.raises(TypeError):
+            prepare.prepare(config_for(tmp_path, "stopped", **settings))
+    prepare.prepare(config_for(tmp_path, "stopped", **settings))
+    assert told() == [line]  # of all runs together
+    prepare.prepare(config_for(tmp_path, "stopped", **settings))
+    assert told() == []
+
+
+def test_a_single_document_is_no_row_without_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "nano_gpt")
+    write_corpus(tmp_path / "corpus.jsonl", 1)
+    prepare.prepare(config_for(tmp_path))
+    assert "no text" not in caplog.text
+    with (tmp_path / "corpus.jsonl").open("a") as file:
+        file.write('{"text": null}\n')
+    prepare.prepare(config_for(tmp_path, "null"))
+    assert "1 of 2 rows had no text" in caplog.text
+
+
+def test_the_time_of_a_sample_is_that_of_the_parts_that_it_needs(tmp_path: Path) -> None:
+    whole = estimate(config_for(tmp_path, num_procs=3))
+    sample = estimate(config_for(tmp_path, num_procs=3, max_documents=10))
+    assert (whole.num_procs, sample.num_procs) == (3, 1)
+
+
 def test_duplicates(tmp_path: Path) -> None:
     texts = write_corpus(tmp_path / "corpus.jsonl", 60)
     path = tmp_path / "corpus.jsonl"
@@ -373,8 +545,17 @@ def test_text_that_changes_while_it_is_read_is_told(tmp_path: Path, monkeypatch:
     assert not (tmp_path / "cache" / "mine-byte" / MANIFEST).exists()
 
 
-@pytest.mark.parametrize("name", ["part_000000_000.train.tokens", "part_000000_000.documents.npy", "part_000000.json"])
-def test_damage_in_what_is_unfinished_is_told(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("part_000000_000.train.tokens", "the same command again"),
+        ("part_000000_000.documents.npy", "the same command again"),
+        ("part_000000.json", "--overwrite"),
+    ],
+)
+def test_damage_in_what_is_unfinished_is_told(
+    name: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stopped(*_: Any, **__: Any) -> None:
         raise StoppedError
 
@@ -386,8 +567,9 @@ def test_damage_in_what_is_unfinished_is_told(name: str, tmp_path: Path, monkeyp
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(DataError, match="damaged") as caught:
         prepare.prepare(config_for(tmp_path))
-    assert "--overwrite" in (caught.value.hint or "")
-    prepare.prepare(config_for(tmp_path), overwrite=True)
+    assert remedy in (caught.value.hint or "")
+    made = prepare.prepare(config_for(tmp_path), overwrite=remedy == "--overwrite")
+    assert contents(made) == contents(prepare.prepare(config_for(tmp_path, out="whole")))
 
 
 @pytest.mark.parametrize("which", [0, -1])
@@ -425,6 +607,7 @@ SLOW_PREPARE = """
 import multiprocessing, sys, time
 from nano_gpt.config import DataConfig
 from nano_gpt.data.preparing import prepare, tokenizing, workers
+from nano_gpt.data.preparing.estimate import estimate
 from nano_gpt.data.sources import local_files
 
 tokenizing.CHUNK_DOCUMENTS, local_files.PART_BYTES = 8, 10_000  # in the workers too: they import this file

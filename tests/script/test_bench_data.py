@@ -6,7 +6,6 @@ import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -17,16 +16,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "script" / "benchmarks"
 PARAGRAPHS = {"one": [f"The {n}th paragraph of the first source." for n in range(300)], "two": ["And yet, " * 40] * 9}
-
-
-@pytest.fixture
-def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The modules of script/benchmarks by their plain names, as its commands import them."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield
-    for name in {path.stem for path in BENCHMARKS.glob("*.py")} - before:
-        sys.modules.pop(name, None)
 
 
 def module(name: str) -> ModuleType:

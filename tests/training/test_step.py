@@ -74,7 +74,7 @@ def test_dropout_is_a_function_of_seed_step_and_rank() -> None:
 @pytest.mark.parametrize(("micro", "hint"), [(6, "--micro-batch-size 3:"), (1, "a smaller model")])
 def test_too_little_memory_is_one_line_with_the_micro_batch_to_try(micro: int, hint: str) -> None:
     class Full(torch.nn.Linear):
-        def forward(self, *_: torch.Tensor) -> torch.Tensor:
+        def forward(self, *_: torch.Tensor, **named: None) -> torch.Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     model = Full(1, 1)

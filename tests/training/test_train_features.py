@@ -18,7 +18,10 @@ from safetensors.torch import load_file
 from nano_gpt.checkpoint.source import load_model
 from nano_gpt.cli.main import run
 from nano_gpt.config import resolve
+from nano_gpt.model.gpt import GPT
+from nano_gpt.runtime.seeding import derive_seed
 from nano_gpt.training.memory import step_memory
+from nano_gpt.training.replay import open_replay
 
 CPU = torch.device("cpu")
 
@@ -274,3 +277,32 @@ def test_a_full_disk_costs_checkpoints_and_not_the_run(workplace: Path, capsys: 
         assert events("runs/a") == events("runs/straight")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_with_document_masking_a_window_is_what_its_documents_are(workplace: Path) -> None:
+    """The loss of the first step is that of the documents by themselves, at the places that they have in the window."""
+    Path("fox.txt").write_text("<|endoftext|>\n".join(f"{number} lazy dogs\n" for number in range(2000)))
+    short = ["--max-steps", "2", "--validation-steps", "1", "--set", "model.dropout=0"]
+    assert train("runs/masked", "--document-masking", *short) == 0
+    assert train("runs/plain", *short) == 0
+    masked, plain = events("runs/masked"), events("runs/plain")
+    assert masked[0]["kind"] == "val" and masked[0]["loss"] != plain[0]["loss"]
+    first = next(event["loss"] for event in masked if event["kind"] == "train")
+
+    replay = open_replay(Path("runs/masked"))
+    torch.manual_seed(derive_seed(replay.config.training.seed, "weights"))
+    model = GPT(replay.config.model).eval()
+    total, count, eot = 0.0, 0, replay.prepared.manifest.eot_id
+    for window in replay.windows(0):
+        ids, targets = torch.tensor(window.ids), torch.tensor(window.targets)
+        starts = [0, *(int(place) for place in (ids == eot).nonzero() if place), len(ids)]
+        for start, end in itertools.pairwise(starts):
+            x = model.wte(ids[start:end]) + model.wpe(torch.arange(start, end))
+            for layer, block in enumerate(model.h):
+                x = block(x.view(1, end - start, -1), None, layer)
+            logits = model.head(model.ln_f(x)).view(end - start, -1)
+            loss = torch.nn.functional.cross_entropy(logits, targets[start:end], reduction="sum")
+            total += float(loss.detach())
+            count += end - start
+    assert first == pytest.approx(total / count, rel=1e-5)
+    assert run(["train", "--resume", "--run-dir", "runs/masked", "--no-document-masking"]) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -54,9 +55,10 @@ def estimate(config: DataConfig) -> Estimate:
     parts = source.parts()
     sizes = [part.size for part in parts]
     size = None if None in sizes else sum(each or 0 for each in sizes)
-    procs = min(config.num_procs or usable_cores(), len(parts))
     sample = _sample(source, config)
     share = min([1.0, *_limits(config, sample, size)]) if size is not None else None
+    needed = math.ceil(len(parts) * (share if share is not None else 1))  # a part is read by one process
+    procs = min(config.num_procs or usable_cores(), needed)
     text_bytes = _limited(config, sample) if size is None or share is None else round(size * share)
     tokens = None if text_bytes is None else round(text_bytes * sample.tokens / sample.bytes)
     width = 2 if token_dtype(sample.vocab_size) == "uint16" else 4

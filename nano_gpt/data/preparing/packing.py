@@ -6,8 +6,9 @@ documents is read, 33 bytes for each; tokens are only copied, a few megabytes at
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from nano_gpt.data.manifest import Counts, Manifest
 from nano_gpt.data.preparing.tokenizing import SPLITS
-from nano_gpt.data.preparing.unfinished import Plan, Unfinished
+from nano_gpt.data.preparing.unfinished import Chunk, Plan, Unfinished
 from nano_gpt.data.shards import Shard, Tokens, write_shard
 
 BUCKET_DOCUMENTS = 2**21  # compared at a time: about 250 MB
@@ -48,11 +49,11 @@ def pack(plan: Plan, files: Unfinished, *, dedup: bool, show: Callable[[int, int
     """Write all shards, or those that a run before has not, and return the manifest of the set.
 
     `show(done, total)` is told how many tokens are packed. Chunks are deleted as soon as nothing needs them any more,
-    so that the set is never on disk twice. Raises DiskFullError.
+    so that the set is never on disk twice. Raises DiskFullError, and DataError for a chunk that is damaged.
     """
-    indices = _Indices(plan, files)
-    kept = choose(plan, indices, dedup=dedup)
-    layouts = {split: _layout(split, plan, indices, kept) for split in plan.manifest.splits}
+    chunks = _Chunks(plan, files)
+    kept = choose(plan, chunks, dedup=dedup)
+    layouts = {split: _layout(split, plan, chunks, kept) for split in plan.manifest.splits}
     total, done = sum(layout.counts.tokens for layout in layouts.values()), 0
     shards: list[Shard] = []
     for split, layout in layouts.items():
@@ -62,6 +63,7 @@ def pack(plan: Plan, files: Unfinished, *, dedup: bool, show: Callable[[int, int
             stop = min(start + plan.manifest.tokens_per_shard, layout.counts.tokens)
             shard = files.packed(name)
             if shard is None:
+                chunks.check(layout.files_of(start, stop))
                 shard = write_shard(
                     files.folder / f"{name}.npy",
                     split,
@@ -85,44 +87,56 @@ def pack(plan: Plan, files: Unfinished, *, dedup: bool, show: Callable[[int, int
     )
 
 
-class _Indices:
-    """The lists of documents of all chunks, in the order of the source; read when they are asked for."""
+class _Chunks:
+    """The files of all chunks, in the order of the source."""
 
     def __init__(self, plan: Plan, files: Unfinished) -> None:
         self._files = files
-        self.sizes: dict[ChunkPlace, int] = {}
+        self._chunks: dict[ChunkPlace, Chunk] = {}
         for part in range(len(plan.parts)):
             for number, chunk in enumerate(files.part(part).chunks):
-                self.sizes[ChunkPlace(part, number)] = chunk.documents
+                self._chunks[ChunkPlace(part, number)] = chunk
+        self.sizes = {place: chunk.documents for place, chunk in self._chunks.items()}
+        self._whole: set[Path] = set()
+        self.check((place, files.documents_file(*place)) for place in self._chunks)
 
     def read(self, place: ChunkPlace) -> Index:
+        """The list of a chunk's documents."""
         index: Index = np.load(self._files.documents_file(*place))
         return index
 
     def tokens_file(self, place: ChunkPlace, split: str) -> Path:
         return self._files.tokens_file(*place, split)
 
+    def check(self, files: Iterable[tuple[ChunkPlace, Path]]) -> None:
+        """Raises DataError for a damaged one. Each is looked at once; several at a time: packing has one thread."""
+        new = {path: place for place, path in files if path not in self._whole}
+        if new:
+            with ThreadPoolExecutor(min(len(new), 8)) as pool:
+                list(pool.map(lambda path: self._files.check(new[path].part, self._chunks[new[path]], path), new))
+        self._whole.update(new)
 
-def choose(plan: Plan, indices: _Indices, *, dedup: bool) -> Kept:
+
+def choose(plan: Plan, chunks: _Chunks, *, dedup: bool) -> Kept:
     """Which documents the set consists of: those within the limits, and with `dedup` the first of every text."""
-    masks = {place: mask for place in indices.sizes if (mask := np.ones(indices.sizes[place], np.bool_)).size}
+    masks = {place: mask for place in chunks.sizes if (mask := np.ones(chunks.sizes[place], np.bool_)).size}
     if plan.max_documents is not None or plan.max_tokens is not None:
-        masks = _within_limits(plan, indices)
+        masks = _within_limits(plan, chunks)
     documents = sum(int(mask.sum()) for mask in masks.values())
     buckets = -(-documents // BUCKET_DOCUMENTS)
     duplicates = validation_in_train = 0
     for bucket in range(buckets):
-        more = _compare(indices, masks, bucket, buckets, drop=dedup)
+        more = _compare(chunks, masks, bucket, buckets, drop=dedup)
         duplicates += more[0]
         validation_in_train += more[1]
     return Kept(masks, duplicates, validation_in_train)
 
 
-def _within_limits(plan: Plan, indices: _Indices) -> dict[ChunkPlace, Mask]:
+def _within_limits(plan: Plan, chunks: _Chunks) -> dict[ChunkPlace, Mask]:
     """The first documents of the source, up to the one that reaches a limit. It is kept too: none is cut."""
     masks: dict[ChunkPlace, Mask] = {}
     documents = tokens = 0
-    for place, size in indices.sizes.items():
+    for place, size in chunks.sizes.items():
         if plan.parts[place.part].split == "validation":  # the source's own: taken whole, and not counted
             masks[place] = np.ones(size, np.bool_)
             continue
@@ -130,7 +144,7 @@ def _within_limits(plan: Plan, indices: _Indices) -> dict[ChunkPlace, Mask]:
             continue
         if plan.max_tokens is not None and tokens >= plan.max_tokens:
             continue
-        before = tokens + np.concatenate([[0], np.cumsum(indices.read(place)["tokens"])])  # before each, and after all
+        before = tokens + np.concatenate([[0], np.cumsum(chunks.read(place)["tokens"])])  # before each, and after all
         number = size if plan.max_documents is None else min(size, plan.max_documents - documents)
         if plan.max_tokens is not None:
             number = min(number, int(np.searchsorted(before[:-1], plan.max_tokens)))
@@ -140,7 +154,7 @@ def _within_limits(plan: Plan, indices: _Indices) -> dict[ChunkPlace, Mask]:
 
 
 def _compare(
-    indices: _Indices, masks: dict[ChunkPlace, Mask], bucket: int, buckets: int, *, drop: bool
+    chunks: _Chunks, masks: dict[ChunkPlace, Mask], bucket: int, buckets: int, *, drop: bool
 ) -> tuple[int, int]:
     """Equal texts among the documents of one bucket: (how many were dropped, validation ones that are in train too).
 
@@ -149,7 +163,7 @@ def _compare(
     places = list(masks)
     digests, splits, origins = [], [], []
     for number, place in enumerate(places):
-        index = indices.read(place)
+        index = chunks.read(place)
         mine = np.flatnonzero(masks[place] & (index["digest"][:, 0] % np.uint64(buckets) == bucket))
         digests.append(index["digest"][mine])
         splits.append(index["split"][mine])
@@ -180,6 +194,13 @@ class Run(NamedTuple):
     tokens: int
 
 
+class _TokensFile(NamedTuple):
+    place: ChunkPlace
+    path: Path
+    end: int
+    """Before which token of the split its last one stands."""
+
+
 @dataclass(frozen=True)
 class _Layout:
     """Where the tokens of a split come from."""
@@ -187,8 +208,14 @@ class _Layout:
     counts: Counts
     documents_per_shard: list[int]
     runs: Sequence[Run]
-    files: Sequence[tuple[Path, int]]
-    """The chunks' files in order, and before which token of the split each one's last stands."""
+    files: Sequence[_TokensFile]
+    """In order."""
+
+    def files_of(self, start: int, stop: int) -> Iterator[tuple[ChunkPlace, Path]]:
+        """Those that tokens start .. stop - 1 of the split come from."""
+        first = bisect_right(self.files, start, key=lambda file: file.end)
+        last = bisect_left(self.files, stop, key=lambda file: file.end)
+        return ((file.place, file.path) for file in self.files[first : last + 1])
 
     def read(self, start: int, stop: int, dtype: str) -> Iterator[Tokens]:
         """Tokens start .. stop - 1 of the split, in blocks."""
@@ -204,33 +231,33 @@ class _Layout:
 
     def delete_before(self, stop: int) -> None:
         """Remove the files of which nothing from token `stop` on is needed."""
-        for file, end in self.files:
-            if end > stop:
+        for file in self.files:
+            if file.end > stop:
                 break
-            file.unlink(missing_ok=True)
+            file.path.unlink(missing_ok=True)
 
 
-def _layout(split: str, plan: Plan, indices: _Indices, kept: Kept) -> _Layout:
+def _layout(split: str, plan: Plan, chunks: _Chunks, kept: Kept) -> _Layout:
     documents = tokens = size = 0
     starts_per_shard = np.zeros(1, np.int64)
     lengths = np.zeros(64, np.int64)
     runs: list[Run] = []
-    files: list[tuple[Path, int]] = []
+    files: list[_TokensFile] = []
     for place, mask in kept.masks.items():
-        index = indices.read(place)
+        index = chunks.read(place)
         here = index["split"] == SPLITS.index(split)
         mine, keep = index[here], mask[here]
         if not keep.any():
             continue
         ends = np.cumsum(mine["tokens"])
         bounds = np.flatnonzero(np.diff(np.concatenate([[False], keep, [False]])))  # where keeping begins and ends
-        position, file = tokens, indices.tokens_file(place, split)
+        position, file = tokens, chunks.tokens_file(place, split)
         for first, last in zip(bounds[0::2].tolist(), bounds[1::2].tolist(), strict=True):
             offset = int(ends[first] - mine["tokens"][first])
             count = int(ends[last - 1]) - offset
             runs.append(Run(position, file, offset, count))
             position += count
-        files.append((file, position))
+        files.append(_TokensFile(place, file, position))
         kept_tokens = mine["tokens"][keep]
         starts = tokens + np.cumsum(kept_tokens) - kept_tokens
         counted = np.bincount(starts // plan.manifest.tokens_per_shard)

@@ -6,6 +6,7 @@ nor on where it was interrupted. `unfinished.py` says what is on disk in the mea
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from nano_gpt.data.preparing.packing import pack
 from nano_gpt.data.preparing.planning import check_same, different, make_plan
 from nano_gpt.data.preparing.progress import Progress
 from nano_gpt.data.preparing.splitting import no_documents
-from nano_gpt.data.preparing.tokenizing import SPLITS
+from nano_gpt.data.preparing.tokenizing import SPLITS, is_enough, limited_parts
 from nano_gpt.data.preparing.unfinished import PartRecord, Plan, Unfinished, exclusive, taking_turns
-from nano_gpt.data.preparing.workers import Totals, Work, make_source, tokenise_parts, usable_cores
+from nano_gpt.data.preparing.workers import POLL_SECONDS, Totals, Work, make_source, tokenise_parts, usable_cores
 from nano_gpt.data.sources.base import Part
 from nano_gpt.errors import ConfigError, DataError, Interrupted
 from nano_gpt.registry import unknown_name
@@ -27,6 +28,8 @@ from nano_gpt.runtime.distributed import Ranks
 from nano_gpt.runtime.logs import logger
 from nano_gpt.runtime.progress import ProgressDisplay
 from nano_gpt.runtime.signals import StopRequest
+
+_PAGE: Totals = (1, 4_400, 20_000)  # documents, tokens and bytes: what text is taken for before any is known
 
 
 def prepare(config: DataConfig, splits: Sequence[str] = SPLITS, *, overwrite: bool = False) -> PreparedSet:
@@ -144,7 +147,11 @@ class _Share:
         self._ranks = ranks
         self._files = Unfinished(folder)
         self._work = Work(config, folder, plan)
-        self._records = [self._files.part(index) for index in range(len(plan.parts))]
+        self._records = [PartRecord()] * len(plan.parts)  # as they were when they were looked at last
+        self._limited = limited_parts(plan)
+        self._first = 0  # place in `_limited` of the first part that is not done
+        self._held: Totals = (0, 0, 0)  # by the limited parts before that one; the bytes are those that it was told of
+        self._enough, self._look_at = False, 0.0
         self._saturated = False
 
     def tokenise(self) -> None:
@@ -154,20 +161,19 @@ class _Share:
         """
         mine = range(self._ranks.rank, len(self._plan.parts), self._ranks.world_size)
         procs = self._config.num_procs or usable_cores()
-        before = _totals(self._records[part] for part in mine)
+        before = _totals(self._record(part) for part in mine)
         if any(before):
             logger.info(f"prepare: going on with {self._files.folder}: {before[0]:,} documents are done")
         with StopRequest("saving what is done") as stop, self._progress(before) as progress:
             while not self._is_ready(mine):
                 self._saturated = False
-                held = _totals(self._records[part] for part in mine)
-                progress.begin(held)
+                progress.begin(_totals(self._record(part) for part in mine))
                 tokenise_parts(
                     self._work,
                     mine,
                     procs,
                     wanted=self._wanted,
-                    stopping=lambda: stop.signal is not None,
+                    stopping=lambda: stop.signal is not None or self._is_enough_by_now(),
                     show=progress.show,
                 )
                 if stop.signal is not None:
@@ -180,15 +186,13 @@ class _Share:
 
     def _is_ready(self, mine: Iterable[int]) -> bool:
         """Whether there is nothing left to do for this rank; also because the last one has finished the set since."""
-        self._reread()
-        if (self._files.folder / MANIFEST).is_file():  # from then on the records go: look after reading them
-            return True
-        return self._enough() or all(self._records[part].done for part in mine)
+        ready = self._is_enough() or all(self._record(part).done for part in mine)
+        # From the manifest on the records go: so it is looked for after reading them.
+        return ready or (self._files.folder / MANIFEST).is_file()
 
     def is_complete(self) -> bool:
         """Whether all ranks have done what the set needs."""
-        self._reread()
-        return self._enough() or all(record.done for record in self._records)
+        return self._is_enough() or all(self._record(part).done for part in range(len(self._records)))
 
     def finish(self) -> Manifest:
         """Pack the shards and write the manifest. Raises DataError for a split without a document, and for damage."""
@@ -215,13 +219,20 @@ class _Share:
                 f"{self._files.folder}: the {empty[0]} split got 0 documents",
                 "more text, or another --validation-fraction",
             )
+        self._tell_of_no_text()
         self._files.finish(manifest)
         return manifest
 
-    def _reread(self) -> None:
-        self._records = [
-            record if record.done else self._files.part(index) for index, record in enumerate(self._records)
-        ]
+    def _tell_of_no_text(self) -> None:
+        """Where a rule splits and one split is asked for, nobody has counted what belongs to the other one."""
+        rule, splits = self._plan.rule, self._plan.manifest.splits
+        if rule.below is not None and len(splits) < len(SPLITS):
+            return
+        records = [self._record(part) for part in range(len(self._records))]
+        read = sum(record.consumed for record in records)
+        empty = read - _totals(records)[0] // (len(splits) if rule.cut else 1)
+        if empty:
+            logger.info(f"prepare: {empty:,} of {read:,} rows had no text (null, empty or white space): left out")
 
     def _progress(self, before: Totals) -> Progress:
         if self._ranks.world_size > 1:
@@ -233,51 +244,62 @@ class _Share:
             return Progress("prepare", self._plan.max_tokens, 1, before)
         return Progress("prepare", _size(self._plan.parts), 2, before)
 
-    def _counted(self) -> list[int]:
-        """The parts that limits are about: a validation split that the source brings is taken whole."""
-        return [index for index, part in enumerate(self._plan.parts) if part.split != "validation"]
+    def _record(self, part: int) -> PartRecord:
+        """How far a part is by now; one that is done is not read again."""
+        if not self._records[part].done:
+            self._records[part] = self._files.part(part)
+        return self._records[part]
 
-    def _enough(self) -> bool:
+    def _is_enough(self) -> bool:
         """Whether the parts before the first that is not done hold all that the limits let through."""
-        counted = self._counted()
-        first = next((place for place, index in enumerate(counted) if not self._records[index].done), len(counted))
-        rest = set(range(len(self._records))) - set(counted)
-        return self._limit_reached(_totals(self._records[index] for index in counted[:first])) and all(
-            self._records[index].done for index in rest
-        )
+        self._count_done()
+        rest = set(range(len(self._records))).difference(self._limited)
+        return is_enough(self._plan, *self._held[:2]) and all(self._record(part).done for part in rest)
+
+    def _is_enough_by_now(self) -> bool:
+        """The same, looked after now and then: what is still under way is not needed then."""
+        if self._limited and time.monotonic() >= self._look_at:
+            self._enough = self._is_enough()
+            self._look_at = time.monotonic() + POLL_SECONDS
+        return self._enough
+
+    def _count_done(self) -> None:
+        while self._first < len(self._limited) and self._record(part := self._limited[self._first]).done:
+            record, told = self._records[part], self._plan.parts[part].size or 0
+            documents, tokens, size = self._held
+            self._held = documents + record.documents, tokens + record.tokens, size + told
+            self._first += 1
 
     def _wanted(self, index: int) -> bool:
         """Whether the limits let anything of a part through, judged by what those before it hold, or may hold."""
-        unlimited = self._plan.max_documents is None and self._plan.max_tokens is None
-        if unlimited or self._plan.parts[index].split == "validation":
+        if index not in self._limited:
             return True
-        documents = tokens = 0
-        for before in () if self._saturated else self._counted():
-            if before >= index:
-                return True
-            if not self._records[before].done:
-                self._records[before] = self._files.part(before)
-            record, size = self._records[before], self._plan.parts[before].size
-            held = _totals([record]) if record.done else _guess(size)
-            documents, tokens = documents + held[0], tokens + held[1]
-            if self._limit_reached((documents, tokens, 0)):
+        self._count_done()
+        documents, tokens, _ = self._held
+        for before in () if self._saturated else self._limited[self._first :]:
+            self._saturated = is_enough(self._plan, documents, tokens)
+            if self._saturated or before >= index:
                 break
-        self._saturated = True  # nor is any part behind this one
-        return False
+            expected = self._expected(before)
+            documents, tokens = documents + expected[0], tokens + expected[1]
+        return not self._saturated  # nor is any part behind one that is not
 
-    def _limit_reached(self, totals: Totals) -> bool:
-        documents, tokens = self._plan.max_documents, self._plan.max_tokens
-        return (documents is not None and totals[0] >= documents) or (tokens is not None and totals[1] >= tokens)
+    def _expected(self, part: int) -> tuple[int, int]:
+        """Documents and tokens of a part that may not be done, which is taken to be like those before it.
+
+        Too many, and what is missing in the end waits until all others are done; too few, and a part is begun that
+        nobody needs: it ends when those before it hold enough. Of one of unknown size only what is there counts.
+        """
+        record, size = self._record(part), self._plan.parts[part].size
+        if record.done or size is None:
+            return record.documents, record.tokens
+        documents, tokens, told = (held + usual for held, usual in zip(self._held, _PAGE, strict=True))
+        return max(record.documents, size * documents // told), max(record.tokens, size * tokens // told)
 
 
 def _totals(records: Iterable[PartRecord]) -> Totals:
     records = list(records)
     return sum(r.documents for r in records), sum(r.tokens for r in records), sum(r.bytes for r in records)
-
-
-def _guess(size: int | None) -> Totals:
-    """What a part of that many bytes may hold. Too much costs a wait, too little a part that nobody needed."""
-    return (2**60, 2**60, 0) if size is None else (size // 1000, size // 4, size)
 
 
 def _size(parts: Iterable[Part]) -> int | None:

@@ -27,6 +27,8 @@ from nano_gpt.tokenizer.pieces import pieces_of
 SPLITS = ("train", "validation")
 # What is lost when a process is killed, and what it costs in files: about 5 seconds of work and 33 MB.
 CHUNK_TOKENS, CHUNK_DOCUMENTS, CHUNK_SECONDS = 2**24, 2**17, 30.0
+# A chunk of a sample is no more than a sixteenth of it, or this: by what is on disk the processes know when to end.
+_LEAST_TOKENS, _LEAST_DOCUMENTS = 2**20, 2**10
 DOCUMENT = np.dtype([("digest", "<u8", (2,)), ("tokens", "<i8"), ("bytes", "<i8"), ("split", "u1")])
 """A document of a chunk: 128 bits that identify its text, ids with `<|endoftext|>`, bytes of text, place in SPLITS."""
 _PACKED = struct.Struct("<16sqqB")  # the same
@@ -44,7 +46,7 @@ def tokenise_part(
     report: Report,
     stopping: Callable[[], bool] = lambda: False,
 ) -> PartRecord:
-    """Go on with part `index` until it is done, its share of the plan's limits is reached, or `stopping()`.
+    """Go on with part `index` until it is done, it is sure to hold all that the limits let through, or `stopping()`.
 
     `report` is told of every document: 1, its tokens, its bytes. Raises what the source raises, DiskFullError, and
     DataError for an id that is none of the tokenizer's; chunks that are finished are kept.
@@ -52,9 +54,11 @@ def tokenise_part(
     record = files.part(index)
     texts = _texts(source, plan, index, record)
     splits = tuple(split for split in SPLITS if split in plan.manifest.splits)
+    limited = index in limited_parts(plan)
     limit_reached = False
     while not record.done:
-        with _ChunkWriter(index, len(record.chunks), tokenizer, plan.manifest.dtype, splits, files) as chunk:
+        documents, tokens = _on_disk(index, plan, files) if limited else (0, 0)
+        with _ChunkWriter(index, len(record.chunks), tokenizer, plan, splits, files) as chunk:
             consumed, exhausted = record.consumed, True
             for text in texts:
                 consumed += 1
@@ -62,7 +66,7 @@ def tokenise_part(
                     for document in plan.rule.apply(text, plan.parts[index].split):
                         if document.split in splits:
                             report(1, chunk.write(document), document.size)
-                    limit_reached = plan.parts[index].split != "validation" and _reached(plan, record, chunk)
+                    limit_reached = limited and is_enough(plan, documents + chunk.documents, tokens + chunk.tokens)
                 if limit_reached or chunk.is_full or stopping():
                     exhausted = False
                     break
@@ -78,6 +82,19 @@ def tokenise_part(
     return record
 
 
+def limited_parts(plan: Plan) -> list[int]:
+    """The parts that the plan's limits are about: a validation split that the source brings is taken whole."""
+    limited = plan.max_documents is not None or plan.max_tokens is not None
+    return [index for index, part in enumerate(plan.parts) if limited and part.split != "validation"]
+
+
+def is_enough(plan: Plan, documents: int, tokens: int) -> bool:
+    """Whether a limit of the plan lets through no more than these."""
+    return (plan.max_documents is not None and documents >= plan.max_documents) or (
+        plan.max_tokens is not None and tokens >= plan.max_tokens
+    )
+
+
 def pieces_of_text(text: Text) -> Iterator[str]:
     """A text cut between words, so that the ids of a long one need not all be in memory."""
     return pieces_of(text) if isinstance(text, str) else text.pieces()
@@ -91,21 +108,26 @@ def _texts(source: Source, plan: Plan, index: int, record: PartRecord) -> Iterat
     return cleaned(texts if record.state is not None else islice(texts, record.consumed, None))
 
 
-def _reached(plan: Plan, record: PartRecord, chunk: _ChunkWriter) -> bool:
-    """Whether this part alone is all that the plan's limits let through."""
-    return (plan.max_documents is not None and record.documents + chunk.documents >= plan.max_documents) or (
-        plan.max_tokens is not None and record.tokens + chunk.tokens >= plan.max_tokens
-    )
+def _on_disk(index: int, plan: Plan, files: Unfinished) -> tuple[int, int]:
+    """Documents and tokens of limited part `index` and those before it, which become no fewer while others work."""
+    records = [files.part(part) for part in limited_parts(plan) if part <= index]
+    return sum(record.documents for record in records), sum(record.tokens for record in records)
+
+
+def _most(most: int, limit: int | None, least: int) -> int:
+    return most if limit is None else min(most, max(limit // 16, least))
 
 
 class _ChunkWriter:
     """The files of one chunk. A context manager: what is not closed is removed."""
 
     def __init__(
-        self, part: int, number: int, tokenizer: Tokenizer, dtype: str, splits: Iterable[str], files: Unfinished
+        self, part: int, number: int, tokenizer: Tokenizer, plan: Plan, splits: Iterable[str], files: Unfinished
     ) -> None:
         self._tokenizer = tokenizer
-        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._most_documents = _most(CHUNK_DOCUMENTS, plan.max_documents, _LEAST_DOCUMENTS)
+        self._most_tokens = _most(CHUNK_TOKENS, plan.max_tokens, _LEAST_TOKENS)
+        self._dtype = np.dtype(plan.manifest.dtype).newbyteorder("<")
         self._eot = np.array([tokenizer.eot_id], self._dtype).tobytes()
         self._paths = {split: files.tokens_file(part, number, split) for split in splits}
         self._index_path = files.documents_file(part, number)
@@ -127,8 +149,8 @@ class _ChunkWriter:
     @property
     def is_full(self) -> bool:
         return bool(self._index) and (
-            self.tokens >= CHUNK_TOKENS
-            or self.documents >= CHUNK_DOCUMENTS
+            self.tokens >= self._most_tokens
+            or self.documents >= self._most_documents
             or time.monotonic() - self._begun >= CHUNK_SECONDS
         )
 

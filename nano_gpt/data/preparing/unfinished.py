@@ -16,8 +16,9 @@ import os
 import re
 import shutil
 import socket
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 LOCK = ".lock"
+_TURN = ".turn"
+_BLOCK_BYTES = 2**20
 _SHARD_NAME = re.compile(r"(?:\.tmp-)?[a-z]+_\d{6}\.npy")
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -65,6 +68,9 @@ class Chunk(BaseModel):
     """By split."""
     bytes: int
     """Of text."""
+    checksums: dict[str, int] = {}
+    """CRC-32 of its files by name, read back when the record is written: what the disk or the memory flips later is
+    found before it is packed."""
 
 
 class PartRecord(BaseModel):
@@ -107,10 +113,28 @@ class Unfinished:
         _write(self._inner / "plan.json", plan)
 
     def part(self, index: int) -> PartRecord:
-        return _read(self._inner / f"part_{index:06d}.json", PartRecord) or PartRecord()
+        return _read(self._part_file(index), PartRecord) or PartRecord()
 
     def write_part(self, index: int, record: PartRecord) -> None:
-        _write(self._inner / f"part_{index:06d}.json", record)
+        """With the checksums of the chunks that are new in it."""
+        known = self.part(index).chunks
+        new = enumerate(record.chunks[len(known) :], len(known))
+        chunks = (*known, *(self._with_checksums(index, number, chunk) for number, chunk in new))
+        _write(self._part_file(index), record.model_copy(update={"chunks": chunks}))
+
+    def check(self, part: int, chunk: Chunk, file: Path) -> None:
+        """Raises DataError for a file of a chunk that is not what was written.
+
+        Its part is forgotten, and thus made again by the next run. Several threads may look at once.
+        """
+        expected = chunk.checksums.get(file.name)
+        found = _checksum(file) if file.is_file() else None
+        if found is None or expected not in (None, found):  # None: of a version that took no checksums
+            self._part_file(part).unlink(missing_ok=True)
+            raise DataError(
+                f"{file} is {'gone' if found is None else 'damaged: its checksum differs'}",
+                "run the same command again: that part of the text is tokenised again, all others are kept",
+            )
 
     def packed(self, name: str) -> Shard | None:
         """The shard of that name, without its ending, if it is finished and still there."""
@@ -126,6 +150,14 @@ class Unfinished:
 
     def documents_file(self, part: int, chunk: int) -> Path:
         return self._inner / f"part_{part:06d}_{chunk:03d}.documents.npy"
+
+    def _part_file(self, index: int) -> Path:
+        return self._inner / f"part_{index:06d}.json"
+
+    def _with_checksums(self, part: int, number: int, chunk: Chunk) -> Chunk:
+        files = [self.documents_file(part, number)]
+        files += [self.tokens_file(part, number, split) for split, tokens in chunk.tokens.items() if tokens]
+        return chunk.model_copy(update={"checksums": {file.name: _checksum(file) for file in files}})
 
     def discard(self) -> None:
         """Remove what a finished set has no use for. A download that is not finished is none of ours."""
@@ -182,6 +214,7 @@ def exclusive(folder: Path, ranks: Ranks) -> Iterator[None]:
         yield
     finally:
         _holder_file(folder, own).unlink(missing_ok=True)
+        _remove_if_nothing_began(folder, lock)
         lock.release()
 
 
@@ -190,8 +223,23 @@ def taking_turns(folder: Path) -> Iterator[None]:
     """What one rank does at a time: beginning and finishing."""
     from filelock import FileLock
 
-    with FileLock(folder / ".turn"):
+    with FileLock(folder / _TURN):
         yield
+
+
+def _remove_if_nothing_began(folder: Path, lock: BaseFileLock) -> None:
+    """Leave no empty set behind where a start has failed; `lock` is still held.
+
+    Whoever has opened its file by now and locks it later learns from filelock (3.21 on) that it has no name any more.
+    Several ranks leave it alone: each has a lock of its own, and none knows whether it is the last one.
+    """
+    from filelock import SoftFileLock
+
+    with suppress(OSError):  # Windows removes no open file; or somebody has begun just now
+        if not isinstance(lock, SoftFileLock) and {path.name for path in folder.iterdir()} <= {LOCK, _TURN}:
+            (folder / _TURN).unlink(missing_ok=True)
+            (folder / LOCK).unlink()
+            folder.rmdir()
 
 
 def _lock_name(ranks: Ranks) -> str:
@@ -233,6 +281,14 @@ def _read(path: Path, kind: type[Record]) -> Record | None:
         return None
     except (OSError, UnicodeDecodeError, ValidationError) as error:
         raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}", "begin again with --overwrite") from None
+
+
+def _checksum(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 def _write(path: Path, record: BaseModel) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -38,6 +39,8 @@ class Checked:
 
     shards: tuple[Shard, ...]
     splits: dict[str, Counts]
+    validation_in_train: int | None
+    """Validation documents with the ids of a training document; None where there are no documents of both."""
     eot_opens: bool
     format: str
     """That of all shards: see `token_files.Layout`."""
@@ -76,19 +79,29 @@ def check_files(files: Mapping[str, Sequence[TokenFile]], tokenizer: Tokenizer, 
     """
     eot_opens = _eot_opens(files, tokenizer.eot_id)
     table = _bytes_per_id(tokenizer)
-    shards: list[Shard] = []
-    splits: dict[str, Counts] = {}
+    shards: dict[str, list[Shard]] = {split: [] for split in files}
+    splits = dict.fromkeys(files, Counts())
+    overlap = _Overlap()
+    meet = {"validation": overlap.remember, "train": overlap.look_up} if len(files) == 2 else {}
     with _Progress(label, sum(file.path.stat().st_size for split in files.values() for file in split)) as progress:
-        for split, members in files.items():
-            documents = _Documents(eot_opens)
+        for split in sorted(files, reverse=True):  # validation first: only what it holds is looked for in train
+            documents = _Documents(eot_opens, meet.get(split))
             text_bytes = 0
-            for file in members:
+            for file in files[split]:
                 shard, size = _check_file(file, split, tokenizer, table, documents, progress)
-                shards.append(shard)
+                shards[split].append(shard)
                 text_bytes += size
             splits[split] = documents.counts(text_bytes)
     layout = next(iter(files.values()))[0].layout
-    return Checked(tuple(shards), splits, eot_opens, layout.format, layout.dtype)
+    of_both = len(files) == 2 and all(counts.documents for counts in splits.values())
+    return Checked(
+        shards=tuple(shard for split in files for shard in shards[split]),
+        splits=splits,
+        validation_in_train=overlap.found if of_both else None,
+        eot_opens=eot_opens,
+        format=layout.format,
+        dtype=layout.dtype,
+    )
 
 
 def _check_file(
@@ -107,7 +120,7 @@ def _check_file(
         if position == 0 and layout.format == "raw" and layout.dtype == "uint16" and len(ids) > 64:
             _check_not_32_bit(path, ids)
         places = np.flatnonzero(ids == tokenizer.eot_id)
-        documents.add(places, len(ids))
+        documents.add(ids, places)
         text_bytes += int(table[ids].sum())
         eots += len(places)
         max_id = max(max_id, largest)
@@ -171,31 +184,74 @@ class _Documents:
     """Counts the documents of a split and their lengths, stretch by stretch. A piece of one at a cut is none."""
 
     eot_opens: bool
+    meet: Callable[[bytes], None] | None
+    """Is told of every document: 128 bits of a hash of its ids, without `<|endoftext|>`."""
     tokens: int = 0
     number: int = 0
     lengths: Lengths = field(default_factory=lambda: np.zeros(64, np.int64))
     last: int = -1
     """Place of the last `<|endoftext|>`; -1 as long as there was none."""
+    _hash: hashlib.blake2b | None = None
+    """Of the document that goes on in the next stretch; None outside of one."""
 
-    def add(self, places: Lengths, count: int) -> None:
-        """The places of `<|endoftext|>` in the next `count` tokens."""
+    def __post_init__(self) -> None:
+        self._hash = None if self.eot_opens else _new_hash()
+
+    def add(self, ids: Tokens, places: Lengths) -> None:
+        """The next ids, and the places of `<|endoftext|>` in them."""
         if len(places):
             everywhere = places + self.tokens
             begins = self.number > 0 or not self.eot_opens  # is what stands before the first one a document?
             self._count(np.diff(everywhere, prepend=[self.last] if begins else []))
             self.number += len(places)
             self.last = int(everywhere[-1])
-        self.tokens += count
+        self.tokens += len(ids)
+        if self.meet is not None:
+            self._tell(ids, places, self.meet)
 
     def counts(self, text_bytes: int) -> Counts:
+        """Of all that was added: to be asked once."""
         if self.eot_opens and self.number:
             self._count(np.array([self.tokens - self.last]))
+            if self.meet is not None and self._hash is not None:
+                self.meet(self._hash.digest())
         used = np.trim_zeros(self.lengths, "b").tolist()
         return Counts(documents=self.number, tokens=self.tokens, bytes=text_bytes, lengths=tuple(used))
+
+    def _tell(self, ids: Tokens, places: Lengths, meet: Callable[[bytes], None]) -> None:
+        content, width, start = ids.view(np.uint8).data, ids.itemsize, 0
+        for place in places.tolist():
+            if self._hash is not None:
+                self._hash.update(content[start * width : place * width])
+                meet(self._hash.digest())
+            self._hash, start = _new_hash(), place + 1
+        if self._hash is not None:
+            self._hash.update(content[start * width :])
 
     def _count(self, lengths: Lengths) -> None:
         """Powers of two, exactly: frexp gives the exponent of 2^k .. 2^(k+1) - 1 as k + 1."""
         self.lengths += np.bincount(np.frexp(lengths)[1] - 1, minlength=64)
+
+
+def _new_hash() -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=16)
+
+
+class _Overlap:
+    """Validation documents that are training documents too. Held are the hashes of validation alone, of train none."""
+
+    def __init__(self) -> None:
+        self.found = 0
+        self._missing: Counter[bytes] = Counter()
+
+    def remember(self, digest: bytes) -> None:
+        """A validation document; all of them come before the first of train. An empty one is no text that leaks."""
+        if digest != _new_hash().digest():
+            self._missing[digest] += 1
+
+    def look_up(self, digest: bytes) -> None:
+        """A training document."""
+        self.found += self._missing.pop(digest, 0)
 
 
 class _Progress(ProgressDisplay):

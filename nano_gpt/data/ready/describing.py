@@ -11,37 +11,12 @@ from nano_gpt.data.catalog import MANIFEST, tokenizer_of
 from nano_gpt.data.manifest import UNFINISHED, Manifest, open_prepared
 from nano_gpt.data.ready.checking import Checked
 from nano_gpt.data.sources.base import Options
-from nano_gpt.errors import ConfigError, DataError
+from nano_gpt.errors import DataError
 from nano_gpt.runtime.files import write_text
 from nano_gpt.runtime.logs import logger
 from nano_gpt.tokenizer.base import Tokenizer
 
 FORMATS = {"npy": ".npy", "llm.c": ".bin with llm.c's header", "raw": ".bin without a header"}
-
-# What makes documents, or cuts them; ready shards are taken as they are.
-_WITHOUT_EFFECT = (
-    "config_name",
-    "files",
-    "urls",
-    "text_column",
-    "document_separator",
-    "max_documents",
-    "dedup",
-    "tokens_per_shard",
-    "validation_fraction",
-)
-
-
-def refuse_settings(config: DataConfig, *more: str) -> None:
-    """Raises ConfigError for a setting, of those that only text needs and of `more`, that is not its default."""
-    default = DataConfig()
-    for name in (*_WITHOUT_EFFECT, *more):
-        value = getattr(config, name)
-        if value != getattr(default, name):
-            raise ConfigError(
-                f"{name} is {value!r}, which cannot change shards that are ready",
-                f"leave out --{name.replace('_', '-')}",
-            )
 
 
 def describe(
@@ -62,6 +37,7 @@ def describe(
         dtype=checked.dtype,
         tokens_per_shard=max(shard.tokens for shard in checked.shards),
         splits=checked.splits,
+        validation_in_train=checked.validation_in_train,
         shards=checked.shards,
     )
 

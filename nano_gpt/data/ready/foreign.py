@@ -19,10 +19,11 @@ from pathlib import Path
 
 from nano_gpt.config.data import DataConfig
 from nano_gpt.data.catalog import MANIFEST, prepared_folder, tokenizer_of
+from nano_gpt.data.effects import check_ready
 from nano_gpt.data.manifest import PreparedSet, open_prepared
 from nano_gpt.data.preparing.unfinished import exclusive
 from nano_gpt.data.ready.checking import check_files, look_at
-from nano_gpt.data.ready.describing import FORMATS, describe, finish, refuse_settings, refuse_unfinished, remove_set
+from nano_gpt.data.ready.describing import FORMATS, describe, finish, refuse_unfinished, remove_set
 from nano_gpt.data.shards import FILE_NAME
 from nano_gpt.data.token_files import parse_name
 from nano_gpt.errors import DataError
@@ -45,7 +46,7 @@ def import_shards(source: Path, config: DataConfig, *, overwrite: bool = False) 
     not have; and where the folder holds another set and `overwrite` is not given. ConfigError for settings that
     cannot have an effect.
     """
-    refuse_settings(config, "max_tokens")
+    check_ready(config, "max_tokens")
     paths = find_shards(source, config.dataset)
     config = config.model_copy(update={"tokenizer": config.tokenizer or _tokenizer_beside(paths)})
     folder = prepared_folder(config)

@@ -16,10 +16,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nano_gpt.config.data import DataConfig
 from nano_gpt.data.catalog import CATALOG, HUB, MANIFEST, prepared_folder, tokenizer_of
+from nano_gpt.data.effects import check_ready
 from nano_gpt.data.manifest import PREBUILT, UNFINISHED, PreparedSet, open_prepared
 from nano_gpt.data.preparing.unfinished import exclusive
 from nano_gpt.data.ready.checking import Checked, check_files, look_at
-from nano_gpt.data.ready.describing import FORMATS, describe, finish, refuse_settings, refuse_unfinished, remove_set
+from nano_gpt.data.ready.describing import FORMATS, describe, finish, refuse_unfinished, remove_set
 from nano_gpt.data.ready.foreign import group
 from nano_gpt.data.sources.hub_client import quiet, told
 from nano_gpt.data.sources.network import within
@@ -88,7 +89,7 @@ def download_prebuilt(config: DataConfig, *, overwrite: bool = False) -> Prepare
     are not what they should be and for a folder that holds another set.
     """
     repository = prebuilt_repository(config)
-    refuse_settings(config)
+    check_ready(config)
     folder = prepared_folder(config)
     if (folder / MANIFEST).is_file() and not overwrite:
         return _finished(folder, repository, config)
@@ -125,7 +126,7 @@ def download_prebuilt(config: DataConfig, *, overwrite: bool = False) -> Prepare
 
 def ready_files(config: DataConfig) -> dict[str, tuple[RemoteFile, ...]]:
     """What `download_prebuilt` would take now, by split. Raises like it."""
-    refuse_settings(config)
+    check_ready(config)
     repository = prebuilt_repository(config)
     return choose(_listing(prepared_folder(config), repository, config.dataset, anew=False), config.max_tokens)
 

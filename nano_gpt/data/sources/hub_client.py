@@ -107,7 +107,12 @@ def _refused(repository: str, error: Exception, reading: bool) -> NanoGPTError |
                 f"{repository} no longer has the revision that this preparation began with", "begin anew: --overwrite"
             )
         if isinstance(cause, HfHubHTTPError):
-            return NetworkError(f"the hub refused {repository}: {cause.response.status_code}", hint)
+            status = cause.response.status_code
+            if status in (401, 403):
+                hint = f"log in with a token that may read it, {_LOG_IN}; if it has terms, accept them at {page}"
+            elif status == 429:
+                hint = f"wait some minutes and run the same command again; {_LOG_IN} lets more requests in"
+            return NetworkError(f"the hub refused {repository}: {status}", hint)
         if isinstance(cause, httpx2.HTTPError | ConnectionError | TimeoutError):
             what = "lost the connection to" if reading else "cannot reach"
             return NetworkError(f"{what} {constants.ENDPOINT} for {repository}: {cause}", hint)
@@ -119,7 +124,14 @@ def _refused(repository: str, error: Exception, reading: bool) -> NanoGPTError |
 
 def _unreadable(repository: str, path: str | None, error: Exception) -> NanoGPTError | None:
     import pyarrow as pa
+    import yaml
 
+    if isinstance(error, yaml.YAMLError):
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        return DataError(
+            f"{repository}: the head of its README.md, which says what there is to read, is no YAML: {reason}",
+            "its owner can mend it; or look for another upload of the same data",
+        )
     client = sys.modules.get("datasets")
     kinds = (ValueError, TypeError, RuntimeError, NotImplementedError, FileNotFoundError, pa.lib.ArrowException)
     if not isinstance(error, kinds) and not (client and isinstance(error, client.exceptions.DatasetsError)):

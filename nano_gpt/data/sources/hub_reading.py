@@ -5,15 +5,39 @@ Both stand at a place between two rows, which `state` tells, and begin at one.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
 
 from nano_gpt.data.sources.base import State
 from nano_gpt.data.sources.hub_client import told
 from nano_gpt.data.sources.hub_layout import open_file
+from nano_gpt.data.sources.parquet_files import check_column, texts_of_group
+from nano_gpt.data.sources.texts import Text
 from nano_gpt.errors import DataError
 
-_ROWS = 50  # decoded at a time: few, since a row may be a book
+_READ_BYTES = 2**24
+
+
+class _InBlocks:
+    """A file of the hub for pyarrow. The client keeps what it has read at once, so that must never be much."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int) -> bytes | memoryview:
+        if size <= _READ_BYTES:
+            return self._file.read(size)
+        content, done = memoryview(bytearray(size)), 0
+        while block := self._file.read(min(size - done, _READ_BYTES)):
+            content[done : done + len(block)] = block
+            done += len(block)
+        return content[:done]
 
 
 class ParquetPiece:
@@ -31,32 +55,31 @@ class ParquetPiece:
         """After the text that came last: the group, and how many of its rows are read."""
         return None if self._place is None else {"row_group": self._place[0], "row": self._place[1]}
 
-    def texts(self) -> Iterator[str]:
+    def texts(self) -> Iterator[Text]:
+        """A null is an empty text; a LongText is there until the next text is asked for."""
         import pyarrow.parquet as pq
 
         with (
             told(self._repository, self._path, reading=True),
             open_file(self._repository, self._commit, self._path) as file,
             # A group of rows may be larger than memory: with a buffer, and nothing ahead, it comes bit by bit.
-            pq.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as table,
+            pq.ParquetFile(_InBlocks(file), buffer_size=2**20, pre_buffer=False) as table,
         ):
-            names = table.schema_arrow.names
-            if self._column not in names:
-                raise DataError(
-                    f"{self._repository}: {self._path}: column {self._column!r} not found; columns: {', '.join(names)}"
-                )
+            check_column(table.schema_arrow, f"{self._repository}: {self._path}", self._column)
             begin, stop = (table.num_row_groups * end // self._pieces for end in (self._piece, self._piece + 1))
             begin, skip = self._place or (begin, 0)
+            copies = Path(tempfile.gettempdir())
             for group in range(begin, stop):
-                row = 0
-                for batch in table.iter_batches(_ROWS, row_groups=[group], columns=[self._column], use_threads=False):
-                    done = min(max(0, skip - row), batch.num_rows)
-                    row += done
-                    for text in batch.column(0).slice(done).to_pylist():
-                        row += 1
-                        self._place = group, row
-                        yield text or ""
+                broken = partial(self._broken, group)
+                texts = texts_of_group(table, group, self._column, "strict", broken, copies, skip)
+                for row, text in enumerate(texts, skip + 1):
+                    self._place = group, row
+                    yield text
                 skip = 0
+
+    def _broken(self, group: int, row: int, place: int, reason: str) -> DataError:
+        where = f"{self._repository}: {self._path}, row {row + 1:,} of row group {group}"
+        return DataError(f"{where}: not UTF-8 at byte {place:,} of it: {reason}")
 
 
 class StreamedFile:

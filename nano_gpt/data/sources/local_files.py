@@ -15,7 +15,7 @@ from nano_gpt.data.sources.base import Options, Part, Source, State
 from nano_gpt.data.sources.compressed import copy_to, decompressed, temporary_file
 from nano_gpt.data.sources.download import check_url, fetch, is_fetched, size_of
 from nano_gpt.data.sources.hashes import content_hashes
-from nano_gpt.data.sources.local_tables import compressed_lines, parquet_rows, plain_lines, row_groups
+from nano_gpt.data.sources.json_lines import compressed_lines, plain_lines
 from nano_gpt.data.sources.local_text import (
     LINE_END,
     Document,
@@ -25,6 +25,7 @@ from nano_gpt.data.sources.local_text import (
     separator,
     text_start,
 )
+from nano_gpt.data.sources.parquet_files import parquet_rows, row_groups
 from nano_gpt.data.sources.paths import expand, kind_of
 from nano_gpt.data.sources.texts import Text
 from nano_gpt.errors import ConfigError, DataError
@@ -144,8 +145,8 @@ class LocalFiles(Source):
     def read(self, part: Part, state: State | None = None) -> Iterator[Text]:
         """The texts of a part in order, or those after the point where `state` was taken.
 
-        A LongText that comes from a compressed file is there until the next text is asked for. Raises DataError, with
-        the file and the place in it, for what is not as it should be.
+        A LongText may be there only until the next text is asked for. Raises DataError, with the file and the place in
+        it, for what is not as it should be.
         """
         first = int(part.where["file"] or 0)
         number = int(part.where.get("files") or 1)
@@ -182,7 +183,8 @@ class LocalFiles(Source):
         stop = where.get("stop")
         stop = file.stat().st_size if stop is None else stop
         if kind == "jsonl":
-            return plain_lines(file, place or where.get("start") or 0, stop, self._column, self._errors)
+            start = place or where.get("start") or 0
+            return plain_lines(file, start, stop, self._column, self._errors, self._downloads)
         begin = text_start(file)
         if begin == stop:  # an empty file holds no document, not an empty one
             return iter(())
@@ -190,18 +192,18 @@ class LocalFiles(Source):
 
     def _compressed(self, file: Path, kind: str, compression: str) -> Iterator[Document]:
         if kind == "jsonl":
-            return compressed_lines(file, compression, self._column, self._errors)
+            return compressed_lines(file, compression, self._column, self._errors, self._downloads)
         return compressed_documents(file, compression, self._between, self._errors, self._downloads)
 
     def _rows(self, file: Path, compression: str | None, where: dict[str, Any]) -> Iterator[Document]:
         if compression is None:
             start, stop = where.get("start") or 0, where.get("stop")
-            yield from parquet_rows(file, start, stop, self._column, self._errors)
+            yield from parquet_rows(file, start, stop, self._column, self._errors, self._downloads)
             return
         with temporary_file(self._downloads) as copy:  # its table of contents stands at its end
             with decompressed(file, compression) as stream:
                 copy_to(copy, stream)
-            yield from parquet_rows(copy, 0, None, self._column, self._errors, original=file)
+            yield from parquet_rows(copy, 0, None, self._column, self._errors, self._downloads, original=file)
 
 
 def _kind(file: Path) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from nano_gpt.data.sources.compressed import temporary_file
 from nano_gpt.errors import DataError
 from nano_gpt.tokenizer.pieces import pieces_of_blocks
 
-LONG_BYTES = 2**24  # from here on a document of a .txt file is a LongText
+LONG_BYTES = 2**24  # from here on a document is a LongText
 _BLOCK_BYTES = 2**20
 
 
@@ -39,18 +41,11 @@ class LongText:
 
         Raises DataError for bytes that are not UTF-8, where these are strict, and for a file that has become shorter.
         """
-        decoder = codecs.getincrementaldecoder("utf-8")(self.encoding_errors)
-        position = self.start
-        for content in self._contents(self.start, self.stop):
-            begun = len(decoder.getstate()[0])  # of a character that the block before ended in
-            try:
-                block = decoder.decode(content, final=position + len(content) == self.stop)
-            except UnicodeDecodeError as error:
-                place = position - begun + error.start + self.shift
-                raise not_utf8(self.original or self.path, place, error.reason) from None
-            position += len(content)
-            if block:
-                yield block
+
+        def broken(place: int, reason: str) -> DataError:
+            return not_utf8(self.original or self.path, self.start + place + self.shift, reason)
+
+        return decoded(self._contents(self.start, self.stop), self.encoding_errors, broken)
 
     def pieces(self) -> Iterator[str]:
         """The text, cut between words: ids of the pieces, put together, are those of the whole."""
@@ -102,6 +97,41 @@ class LongText:
 Text = str | LongText
 
 
+@contextmanager
+def kept_in_file(blocks: Iterable[str], copies: Path) -> Iterator[LongText]:
+    """A text that comes in blocks without lone surrogates, in a file of the folder `copies` that is removed after."""
+    with temporary_file(copies) as copy:
+        with copy.open("wb") as file:
+            file.writelines(block.encode() for block in blocks)
+        yield LongText(copy, 0, copy.stat().st_size)
+
+
+def decoded(
+    contents: Iterable[bytes | memoryview], errors: str, broken: Callable[[int, str], DataError]
+) -> Iterator[str]:
+    """The text of UTF-8 that is cut anywhere.
+
+    Raises `broken(place, reason)` for a byte, counted from the first, that begins no character, unless `errors` is
+    `replace`.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")(errors)
+    position = 0
+
+    def decode(content: bytes | memoryview, *, final: bool = False) -> str:
+        begun = len(decoder.getstate()[0])  # of a character that the block before ended in
+        try:
+            return decoder.decode(content, final)
+        except UnicodeDecodeError as error:
+            raise broken(position - begun + error.start, error.reason) from None
+
+    for content in contents:
+        if block := decode(content):
+            yield block
+        position += len(content)
+    if block := decode(b"", final=True):
+        yield block
+
+
 def blocks_of(file: BinaryIO, start: int, stop: int, path: Path, block_bytes: int = _BLOCK_BYTES) -> Iterator[bytes]:
     """Bytes `start` .. `stop` - 1 of a file. Raises DataError where it is shorter than that."""
     file.seek(start)
@@ -120,4 +150,13 @@ def not_utf8(path: Path, place: int, reason: str) -> DataError:
         f"{path}: not UTF-8 at byte {place:,}: {reason}",
         f"convert it first, as in iconv -f latin1 -t utf-8 {name} > utf8-{name}; "
         "or put U+FFFD in the place of such bytes: --encoding-errors replace",
+    )
+
+
+def no_column(where: str, column: str, columns: list[str]) -> DataError:
+    """The error for a table without the column that was asked for."""
+    listed = ", ".join(columns[:20]) + (", ..." if len(columns) > 20 else "")
+    return DataError(
+        f"{where}: column {column!r} not found; columns: {listed or 'none'}",
+        "name the one that holds the text: --text-column NAME",
     )
