@@ -66,6 +66,8 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """The type of the matrix products. `auto` is bf16 where the hardware multiplies in it, else fp32."""
     if name == "fp32":
         return torch.float32
+    if name == "fp16":
+        return torch.float16
     if name == "bf16" or _multiplies_bf16(device):
         return torch.bfloat16
     return torch.float32

@@ -26,6 +26,7 @@ from nano_gpt.runtime import distributed, logs
 from nano_gpt.runtime.device import peak_flops, resolve_device, resolve_dtype
 from nano_gpt.runtime.distributed import Ranks
 from nano_gpt.runtime.logs import logger
+from nano_gpt.runtime.memory import keep_freed_memory
 from nano_gpt.runtime.signals import Stop, StopRequest
 from nano_gpt.runtime.usage import memory_free
 from nano_gpt.training.checkpointing import Checkpointer
@@ -78,6 +79,8 @@ def train(
     """
     ranks = distributed.from_environment()
     device = resolve_device(config.training.device, ranks.local_rank)
+    if device.type == "cpu":
+        keep_freed_memory()
     with distributed.process_group(ranks, device, config.training.rank_timeout):
         if not resume and distributed.any_rank(distributed.restarts() > 0):
             run_dir, resume = distributed.from_main(lambda: _begun_before(run_dir))

@@ -107,6 +107,7 @@ class _Lines:
                 yield whole if whole.size >= LONG_BYTES else "".join(whole.blocks())
 
     def _text(self, line: bytes, place: int, count: int, taken: Iterable[_String] = ()) -> str | None:
+        """None for a blank line."""
         try:
             row = from_json(line)  # twice as fast as `json`, but knows neither lone surrogates nor a byte order mark
         except ValueError:
