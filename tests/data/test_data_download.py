@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 import socket
 import threading
 import time
@@ -14,11 +15,12 @@ import pytest
 
 from nano_gpt.config import DataConfig
 from nano_gpt.data.catalog import dataset_info
+from nano_gpt.data.preparing.prepare import prepare
 from nano_gpt.data.sources import download
 from nano_gpt.data.sources.download import check_url, fetch, is_fetched, shown, size_of
 from nano_gpt.data.sources.local_files import LocalFiles
 from nano_gpt.data.sources.network import within
-from nano_gpt.errors import ConfigError, NetworkError
+from nano_gpt.errors import ConfigError, DataError, NetworkError
 from nano_gpt.runtime.files import DiskFullError
 
 CONTENT = b"".join(b"line %d of the file\n" % number for number in range(50_000))
@@ -354,6 +356,28 @@ def test_urls_are_read_after_files_and_by_others_without_a_network(
     worker = source_of(config)
     assert [text for part in parts for text in worker.read(part)] == ["mine", "theirs", "theirs"]
     assert (worker.download_size, worker.revision) == (0, revision)
+
+
+def test_a_finished_set_is_not_downloaded_again_to_know_that_it_is_finished(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DataConfig(dataset="mine", urls=(server.url("a.txt?key=1"),), tokenizer="byte", dataset_dir=tmp_path)
+    made = prepare(config)
+    assert "key" not in made.manifest.model_dump_json()
+    shutil.rmtree(tmp_path / ".downloads")
+    before = len(server.requests)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert prepare(config).manifest == made.manifest
+    assert len(server.requests) == before and not list((tmp_path / ".downloads").glob("*a.txt*"))
+    with pytest.raises(DataError, match="prepared otherwise: max_documents"):
+        prepare(config.model_copy(update={"max_documents": 1}))
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    mirror = config.model_copy(update={"urls": (server.url("b.txt"),)})
+    assert prepare(mirror).manifest == made.manifest  # another address with the same content: it is looked at
+    server.content = b"something else"
+    for urls in ((server.url("c.txt"),), (server.url("a.txt?key=1"), server.url("c.txt"))):
+        with pytest.raises(DataError, match="prepared otherwise: revision"):
+            prepare(config.model_copy(update={"urls": urls}))
 
 
 def test_a_url_of_another_kind_is_refused_before_anything_is_fetched(server: Server, tmp_path: Path) -> None:

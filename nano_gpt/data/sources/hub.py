@@ -23,6 +23,7 @@ from nano_gpt.errors import ConfigError, DataError
 from nano_gpt.runtime.logs import logger
 
 PIECE_BYTES = 2**28  # of a parquet file: half a minute of tokenising
+_LEAST_PIECE_BYTES = 2**24  # of a sample, which is cut into sixteen, so that all processes have a part in it
 _TEXT_PER_BYTE = {"parquet": 1.7, "gz": 3.0, "zst": 3.0, "xz": 3.5, "bz2": 3.5}  # of web text; 1 for what is not packed
 
 
@@ -130,10 +131,19 @@ class HubDataset(Source):
                 yield {"shard": number, "shards": shards}, size
             return
         for file in files:
-            pieces = max(1, -(-layout.sizes[file] // PIECE_BYTES))
+            pieces = max(1, -(-layout.sizes[file] // self._piece_bytes))
             size = self._text_bytes(file)
             for piece in range(pieces):
                 yield {"path": file, "piece": piece, "pieces": pieces}, None if size is None else size // pieces
+
+    @property
+    def _piece_bytes(self) -> int:
+        if self.config.max_tokens is None and self.config.max_documents is None:
+            return PIECE_BYTES
+        bytes_needed = (
+            (self.config.max_tokens or 0) * 4 / _TEXT_PER_BYTE["parquet"]
+        )  # four bytes of text a token, about
+        return min(PIECE_BYTES, max(_LEAST_PIECE_BYTES, int(bytes_needed / 16)))
 
     def _text_bytes(self, file: str) -> int | None:
         """By what is known of the whole, else by what is usual for such a file."""

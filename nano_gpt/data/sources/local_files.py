@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -49,8 +49,10 @@ class LocalFiles(Source):
         for url in config.urls:
             check_url(url)
         self._downloads = config.dataset_dir / ".downloads"
-        sizes = [size_of(url) for url in config.urls if not is_fetched(url, self._downloads)]
-        self._is_at_hand = not sizes
+        missing = [url for url in config.urls if not is_fetched(url, self._downloads)]
+        self._is_at_hand = not missing
+        self._given = revision
+        sizes = [size_of(url) for url in missing] if revision is None else [None for _ in missing]
         self._download_size = None if None in sizes else sum(size or 0 for size in sizes)
         self._column = config.text_column or info.text_column or "text"
         self._errors = config.encoding_errors
@@ -64,10 +66,20 @@ class LocalFiles(Source):
 
     @cached_property
     def revision(self) -> str:
-        """Of kinds and contents in order: a file may have another name or place and is the same."""
+        """Of kinds and contents in order: a file may have another name or place and is the same.
+
+        Where all come from the web, `@` and a hash of their addresses follow: with these a set that is given need not
+        be downloaded again, if somebody has removed its files, only to find that it is the same.
+        """
+        content, _, addresses = (self._given or "").partition("@")
+        own_addresses = "" if self._own else _sha256(self.config.urls)
+        if self._given and not self._is_at_hand and own_addresses and own_addresses == addresses:
+            return self._given
         hashes = content_hashes(self.files, self._downloads / "hashes.json")
-        lines = [f"{_kind(file)} {digest}" for file, digest in zip(self.files, hashes, strict=True)]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        found = _sha256(f"{_kind(file)} {digest}" for file, digest in zip(self.files, hashes, strict=True))
+        if self._given and found == content:
+            return self._given
+        return f"{found}@{own_addresses}" if own_addresses else found
 
     @property
     def options(self) -> Options:
@@ -204,6 +216,10 @@ class LocalFiles(Source):
             with decompressed(file, compression) as stream:
                 copy_to(copy, stream)
             yield from parquet_rows(copy, 0, None, self._column, self._errors, self._downloads, original=file)
+
+
+def _sha256(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _kind(file: Path) -> str:
