@@ -21,14 +21,16 @@ import torch
 
 from nano_gpt.config import GPTConfig
 from nano_gpt.config.presets import RECIPES
-from nano_gpt.config.training import OptimizerConfig
+from nano_gpt.config.training import TrainingConfig
 from nano_gpt.data.loader import TokenLoader
 from nano_gpt.data.shards import Shard, TokenReader, write_shard
 from nano_gpt.model.gpt import GPT
 from nano_gpt.runtime.device import resolve_device, resolve_dtype, synchronize
 from nano_gpt.runtime.distributed import Ranks
+from nano_gpt.training.guard import StepGuard
 from nano_gpt.training.optim import build_optimizer
 from nano_gpt.training.step import TrainStep
+from nano_gpt.training.strategies import make_strategy
 
 VOCAB_SIZE = 50257
 WINDOWS, T = 16, 1024  # of a batch
@@ -98,8 +100,10 @@ def train_steps(folder: Path, steps: int = 20) -> tuple[str, str, float, float]:
     length = shape.n_positions
     reader = make_shards(folder, 10_000_000, shape.vocab_size)
     loader = TokenLoader(reader, sequence_length=length, windows_per_step=windows, micro_batch_size=windows)
-    model = GPT(shape).to(device).train()
-    train_step = TrainStep(model, build_optimizer(model, OptimizerConfig()), device, dtype, Ranks(), 0, 1.0)
+    training = TrainingConfig(compile=False)
+    strategy = make_strategy(GPT(shape), training, Ranks(), device, dtype)
+    optimizer = build_optimizer(strategy.model, training.optimizer)
+    train_step = TrainStep(strategy, optimizer, device, dtype, Ranks(), 0, 1.0, StepGuard(device))
     reading: list[float] = []
     training: list[float] = []
     for step in range(steps + 2):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import resource
 import sys
@@ -19,21 +20,23 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nano_gpt.config import GPTConfig, RunConfig
+from nano_gpt.config import GPTConfig
 from nano_gpt.config.training import OptimizerConfig, TrainingConfig
 from nano_gpt.data.loader import Batch
-from nano_gpt.data.manifest import PreparedSet
+from nano_gpt.model.gpt import GPT
 from nano_gpt.runtime.device import autocast, resolve_dtype
 from nano_gpt.runtime.distributed import Ranks
 from nano_gpt.runtime.memory import keep_freed_memory
-from nano_gpt.training.setup import build_engine
-from nano_gpt.training.starting import Start
+from nano_gpt.training.guard import StepGuard
+from nano_gpt.training.optim import build_optimizer
+from nano_gpt.training.step import TrainStep
+from nano_gpt.training.strategies import make_strategy
 
 OURS = "ours"
 WAYS = {
@@ -83,16 +86,23 @@ SIZES = {
 
 
 def ours(size: Size) -> Step:
-    """The project's own step, from its own setup."""
-    keep_freed_memory()  # as `nano-gpt train` does at its start
-    training = TrainingConfig(
-        total_batch_size=size.tokens, micro_batch_size=size.windows, optimizer=OPTIMIZER, device="cpu"
+    """The project's own step, of the parts that `nano-gpt train` puts together."""
+    keep_freed_memory()  # as training/setup.py does on a CPU
+    training = TrainingConfig(optimizer=OPTIMIZER)
+    dtype = resolve_dtype(training.dtype, CPU)
+    strategy = make_strategy(GPT(size.model), training, Ranks(), CPU, dtype)
+    train_step = TrainStep(
+        strategy=strategy,
+        optimizer=build_optimizer(strategy.model, training.optimizer),
+        device=CPU,
+        dtype=dtype,
+        ranks=Ranks(),
+        seed=training.seed,
+        gradient_clip=training.optimizer.gradient_clip,
+        guard=StepGuard(CPU, training.spike_threshold),
     )
-    config = RunConfig(model=size.model, training=training)
-    no_set = cast("PreparedSet", None)  # a step does not ask where its batch is from
-    step = build_engine(Start(config, no_set, weights=None), Ranks(), CPU).step
-    batches, number = [size.batch()], iter(range(2**31))
-    return lambda: step(next(number), batches, size.tokens, OPTIMIZER.learning_rate).loss.item()
+    batches, steps = [size.batch()], itertools.count()
+    return lambda: train_step(next(steps), batches, size.tokens, OPTIMIZER.learning_rate).loss.item()
 
 
 def plain(size: Size, dtype: torch.dtype) -> Step:
