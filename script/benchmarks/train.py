@@ -29,7 +29,6 @@ from train_ways import SIZES, WAYS
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 TURN_SECONDS = 0.5  # a turn is as many steps as ours makes in this time, at least one
-WARM_UP = 2  # steps: the first one asks for memory, and the second still finds its place
 
 
 class WayFailed(Exception):  # noqa: N818 - it names the event, as subprocess does
@@ -71,13 +70,12 @@ class Way:
 
 def measure(size: str, threads: int, rounds: int, nanogpt: Path | None, say: Callable[[str], None]) -> Setting:
     """One model at one number of threads."""
-    names = [name for name in WAYS if name != "nanogpt" or nanogpt is not None]
+    names = [name for name in WAYS if name != "nanogpt" or nanogpt is not None]  # ours is the first
     with ExitStack() as stack:
         ways = [stack.enter_context(Way(name, size, threads, nanogpt)) for name in names]  # they start together
-        for way in ways:
-            seconds = way.ask(f"steps {WARM_UP}")["seconds"]
-            if way.name == OURS:
-                steps = max(1, round(TURN_SECONDS / seconds))
+        for way in ways:  # the first step makes the optimizer's state
+            way.ask("steps 1")
+        steps = max(1, round(TURN_SECONDS / ways[0].ask("steps 1")["seconds"]))
         found = []
         for number in range(rounds):
             found.append(_round(ways, number, steps))
