@@ -71,7 +71,8 @@ class RunFolder:
         if self.checkpoints != self.path / "checkpoints":
             files.write_text(self.checkpoints / RUN_POINTER, f"{self.path.resolve()}\n")
         files.write_text(self.config_file, to_yaml(config))
-        files.write_text(self.environment_file, json.dumps(environment(), indent=2) + "\n")
+        about = {**environment(), "data_fingerprint": state.data_fingerprint}
+        files.write_text(self.environment_file, json.dumps(about, indent=2) + "\n")
         self._truncate_events(state)
 
     def _truncate_events(self, state: RunState) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from running import LONGER, SETTINGS, TEXT, command, events, train, weights
 
@@ -44,6 +45,8 @@ def test_a_run_leaves_all_that_it_promises(workplace: Path, capsys: pytest.Captu
     # The last update is in the last checkpoint (the predecessor saved before it).
     assert (run_dir / "checkpoints/latest").read_text() == "step_000024\n"
     state = json.loads((run_dir / "checkpoints/step_000024/training/state.json").read_text())
+    about = json.loads((run_dir / "environment.json").read_text())
+    assert about["torch"] == torch.__version__ and about["data_fingerprint"] == state["data_fingerprint"] != ""
     assert state["step"] == 24 and state["tokens"] == 24 * 128 and state["validation_loss"] == validation[24]
 
 
