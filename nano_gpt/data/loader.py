@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nano_gpt.data.shards import TokenReader
 from nano_gpt.errors import DataError
-from nano_gpt.model.gpt import IGNORED_TARGET
+from nano_gpt.model.loss import IGNORED_TARGET
 from nano_gpt.runtime.seeding import derive_seed
 
 Indices = npt.NDArray[np.int64]

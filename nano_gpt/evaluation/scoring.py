@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nano_gpt.model.gpt import GPT, IGNORED_TARGET
+from nano_gpt.model.gpt import GPT
+from nano_gpt.model.loss import IGNORED_TARGET
 from nano_gpt.runtime.device import autocast
 
 HEAD_POSITIONS = 1024  # positions that have logits at one time: 200 MB in fp32 with GPT-2's vocabulary

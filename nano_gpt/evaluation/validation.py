@@ -16,7 +16,8 @@ from torch import Tensor
 
 from nano_gpt.errors import DataError
 from nano_gpt.evaluation.scoring import scoring_mode, target_log_probabilities
-from nano_gpt.model.gpt import GPT, IGNORED_TARGET
+from nano_gpt.model.gpt import GPT
+from nano_gpt.model.loss import IGNORED_TARGET
 from nano_gpt.runtime.device import send
 from nano_gpt.runtime.distributed import all_reduce_sum
 

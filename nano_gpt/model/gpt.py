@@ -20,7 +20,6 @@ from nano_gpt.config.model import GPTConfig
 from nano_gpt.model.activation import tanh_gelu
 from nano_gpt.model.attention import causal_attention, document_mask
 from nano_gpt.model.cache import KVCache
-from nano_gpt.model.loss import IGNORED_TARGET as IGNORED_TARGET  # for those who call the model with targets
 from nano_gpt.model.loss import summed_cross_entropy
 
 
@@ -144,7 +143,7 @@ class GPT(nn.Module):
     ) -> Tensor:
         """(B, T) ids -> (B, T, V) logits; with (B, T) targets, the cross-entropy in nats, summed over them in fp32.
 
-        Targets of IGNORED_TARGET are left out. `documents` as in `hidden`.
+        Targets of IGNORED_TARGET (model/loss.py) are left out. `documents` as in `hidden`.
         """
         x = self.hidden(ids, cache, documents)
         if targets is None:

@@ -19,7 +19,7 @@ from nano_gpt.config import RunConfig, resolve
 from nano_gpt.data.catalog import prepared_folder
 from nano_gpt.data.manifest import PreparedSet, open_prepared
 from nano_gpt.errors import CheckpointError, ConfigError
-from nano_gpt.model.gpt import IGNORED_TARGET
+from nano_gpt.model.loss import IGNORED_TARGET
 from nano_gpt.training.plan import Plan
 
 

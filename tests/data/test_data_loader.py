@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nano_gpt.data.loader import Batch, TokenLoader, document_ids, evaluation_batches, permute
 from nano_gpt.data.shards import TokenReader, write_shard
 from nano_gpt.errors import DataError
-from nano_gpt.model.gpt import IGNORED_TARGET
+from nano_gpt.model.loss import IGNORED_TARGET
 
 
 class Counting(TokenReader):

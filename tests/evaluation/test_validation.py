@@ -19,7 +19,7 @@ from nano_gpt.errors import DataError
 from nano_gpt.evaluation import scoring
 from nano_gpt.evaluation.hellaswag import HellaSwagTest
 from nano_gpt.evaluation.validation import bits_per_byte, validation_loss
-from nano_gpt.model.gpt import IGNORED_TARGET
+from nano_gpt.model.loss import IGNORED_TARGET
 from nano_gpt.tokenizer import load_tokenizer
 
 

@@ -9,7 +9,8 @@ import torch
 
 from nano_gpt.config import GPTConfig
 from nano_gpt.model.cache import KVCache
-from nano_gpt.model.gpt import GPT, IGNORED_TARGET
+from nano_gpt.model.gpt import GPT
+from nano_gpt.model.loss import IGNORED_TARGET
 
 CONFIG = GPTConfig(vocab_size=101, n_positions=16, n_embd=32, n_layer=3, n_head=4)  # 128 rows: 27 of padding
 PADDING = slice(101, 128)

@@ -10,7 +10,8 @@ import torch
 from nano_gpt.config import GPTConfig, build
 from nano_gpt.config.training import OptimizerConfig
 from nano_gpt.data.loader import Batch
-from nano_gpt.model.gpt import GPT, IGNORED_TARGET
+from nano_gpt.model.gpt import GPT
+from nano_gpt.model.loss import IGNORED_TARGET
 from nano_gpt.runtime.distributed import Ranks
 from nano_gpt.training.guard import StepGuard
 from nano_gpt.training.optim import build_optimizer, optimizer_tensors
