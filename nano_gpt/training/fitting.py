@@ -9,10 +9,16 @@ from torch import nn
 
 from nano_gpt.config.model import GPTConfig
 from nano_gpt.runtime.device import autocast, synchronize
-from nano_gpt.runtime.distributed import any_rank
+from nano_gpt.runtime.distributed import any_rank, max_over_ranks
 from nano_gpt.runtime.logs import logger
 from nano_gpt.runtime.usage import memory_free, memory_in_use
+from nano_gpt.training.memory import StepMemory
 from nano_gpt.training.strategies import Strategy
+
+
+def estimate_micro_batch(cost: StepMemory, candidates: Sequence[int], device: torch.device) -> int:
+    """The largest of `candidates` rows for the rank that has the least memory. A collective."""
+    return -max_over_ranks(-cost.largest(candidates, memory_free(device)))
 
 
 def fit_micro_batch(

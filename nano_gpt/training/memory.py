@@ -6,6 +6,7 @@ and what autograd keeps of it is counted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +44,7 @@ class StepMemory:
     def estimate(self, rows: int) -> MemoryEstimate:
         return MemoryEstimate({**self.fixed, **{name: rows * size for name, size in self.per_row.items()}})
 
-    def largest(self, candidates: list[int], limit: int | None) -> int:
+    def largest(self, candidates: Sequence[int], limit: int | None) -> int:
         """The largest number of rows within `limit` bytes; the smallest one if none is, and the largest of all if the
         limit is not known."""
         fitting = [rows for rows in candidates if limit is None or self.estimate(rows).total <= limit]

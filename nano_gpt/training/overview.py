@@ -22,6 +22,7 @@ from nano_gpt.runtime import distributed
 from nano_gpt.runtime.device import resolve_device, resolve_dtype, synchronize
 from nano_gpt.runtime.progress import clock
 from nano_gpt.runtime.usage import memory_free
+from nano_gpt.training.fitting import estimate_micro_batch
 from nano_gpt.training.memory import MemoryEstimate, step_memory
 from nano_gpt.training.plan import make_plan, micro_batch_sizes
 from nano_gpt.training.resume import flat_settings
@@ -123,7 +124,7 @@ def make_overview(config: RunConfig, origins: Mapping[str, str], *, run_dir: Pat
         free = memory_free(device)
         cost = step_memory(start.config, device, dtype, shards)
         if start.config.training.micro_batch_size == "auto":  # as estimated: to try it can take minutes on a CPU
-            rows = cost.largest(micro_batch_sizes(start.config, ranks.world_size), free)
+            rows = estimate_micro_batch(cost, micro_batch_sizes(start.config, ranks.world_size), device)
             start = start.with_training(micro_batch_size=rows)
             plan = make_plan(start.config, ranks.world_size)
         memory = cost.estimate(plan.micro_batch_size)

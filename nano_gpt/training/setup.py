@@ -28,11 +28,10 @@ from nano_gpt.runtime.distributed import Ranks
 from nano_gpt.runtime.logs import logger
 from nano_gpt.runtime.memory import keep_freed_memory
 from nano_gpt.runtime.signals import Stop, StopRequest
-from nano_gpt.runtime.usage import memory_free
 from nano_gpt.training.checkpointing import Checkpointer
 from nano_gpt.training.ema import WeightAverage
 from nano_gpt.training.evaluations import HellaSwag, Samples, Subject, ValidationLoss
-from nano_gpt.training.fitting import fit_micro_batch
+from nano_gpt.training.fitting import estimate_micro_batch, fit_micro_batch
 from nano_gpt.training.guard import StepGuard
 from nano_gpt.training.hooks import Averaging, EarlyStop, Hook, StepLimit, TimeLimit
 from nano_gpt.training.memory import step_memory
@@ -156,9 +155,9 @@ def _largest_micro_batch(
     config: RunConfig, strategy: Strategy, ranks: Ranks, device: torch.device, dtype: torch.dtype
 ) -> int:
     sizes = micro_batch_sizes(config, ranks.world_size)
-    estimated = step_memory(config, device, dtype, strategy.shards).largest(sizes, memory_free(device))
+    estimated = estimate_micro_batch(step_memory(config, device, dtype, strategy.shards), sizes, device)
     if strategy.shards > 1:  # a rank that runs out of memory would leave those waiting that gather its weights
-        return distributed.broadcast(estimated)
+        return estimated
     return fit_micro_batch(strategy, config.model, sizes, estimated, dtype)
 
 

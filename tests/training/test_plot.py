@@ -109,7 +109,7 @@ def test_smoothing_is_asked_for() -> None:
 
 
 def test_the_first_event_alone_is_drawn() -> None:
-    draw(a=[{"kind": "train", "step": 0, "tokens": 0, "loss": 11.0, "lr": 0.0, "tokens_per_second": None}])
+    assert draw(a=[{"kind": "train", "step": 0, "tokens": 0, "loss": 11.0, "lr": 0.0, "tokens_per_second": None}])
 
 
 def test_png_and_svg(tmp_path: Path) -> None:

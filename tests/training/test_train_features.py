@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -306,3 +307,23 @@ def test_with_document_masking_a_window_is_what_its_documents_are(workplace: Pat
             count += end - start
     assert first == pytest.approx(total / count, rel=1e-5)
     assert run(["train", "--resume", "--run-dir", "runs/masked", "--no-document-masking"]) == 1
+
+
+def test_ranks_with_unequal_memory_take_the_same_micro_batch(workplace: Path, tmp_path: Path) -> None:
+    """Each rank would estimate another one, and tries must be made together."""
+    script = tmp_path / "unequal.py"
+    script.write_text(
+        "import os, sys\n"
+        "from nano_gpt.cli.main import main\n"
+        "from nano_gpt.training import fitting, memory\n"
+        "memory.StepMemory.largest = lambda *_: [8, 2][int(os.environ['RANK'])]\n"
+        "main()\n"
+    )
+    arguments = ["--config", "fox.yaml", "--set", "data.num_procs=1", "--set", "model.dropout=0", "--max-steps", "2"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    result = subprocess.run(
+        [*launcher, "train", *arguments, "--total-batch-size", "256", "--micro-batch-size", "auto", "--run-dir", "a"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "= 2 x 16 x 4 accumulated x 2 ranks" in log("a")
