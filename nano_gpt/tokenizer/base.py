@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,18 @@ from nano_gpt.errors import DataError
 END_OF_TEXT = "<|endoftext|>"
 
 Ids = npt.NDArray[np.uint32]
+
+
+class EncodedDocuments(NamedTuple):
+    """Documents as they lie in a shard, one behind the other."""
+
+    ids: Ids
+    """1-D. Every document is opened by `<|endoftext|>`."""
+    lengths: npt.NDArray[np.int64]
+    """How many ids are each document's, with its `<|endoftext|>`."""
+
+
+DocumentEncoder = Callable[[Sequence[str]], EncodedDocuments]
 
 
 class Tokenizer(ABC):
@@ -64,9 +77,17 @@ class Tokenizer(ABC):
         ids: list[int] = self.encode_to_numpy(text).tolist()
         return ids
 
-    def encode_documents(self, texts: Sequence[str]) -> list[Ids]:
-        """Ids of many documents, each 1-D and possibly read-only, without `<|endoftext|>`."""
-        return [self.encode_to_numpy(text) for text in texts]
+    @property
+    def document_encoder(self) -> DocumentEncoder:
+        """For a corpus, some hundred thousand characters at a time. It may learn on the way: for one thread only."""
+        return self._encode_documents
+
+    def _encode_documents(self, texts: Sequence[str]) -> EncodedDocuments:
+        eot = np.array([self.eot_id], np.uint32)
+        parts = [part for text in texts for part in (eot, self.encode_to_numpy(text))]
+        lengths = [1 + len(ids) for ids in parts[1::2]]
+        ids = np.concatenate(parts) if parts else np.empty(0, np.uint32)
+        return EncodedDocuments(ids, np.array(lengths, np.int64))
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """Text of ids, `<|endoftext|>` spelt out, bytes that are not UTF-8 as U+FFFD. Raises like `decode_bytes`."""

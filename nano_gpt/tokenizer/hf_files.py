@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -51,8 +52,9 @@ def write_byte_level_bpe(
     folder: Path, tokens: Sequence[bytes], merges: Sequence[Merge], eot_id: int, model_max_length: int | None
 ) -> None:
     """`tokens[i]` are the bytes of id i."""
-    vocabulary = {END_OF_TEXT if i == eot_id else spell(token): i for i, token in enumerate(tokens)}
-    pairs = [(spell(first), spell(second)) for first, second in merges]
+    spelt = {token: END_OF_TEXT if i == eot_id else spell(token) for i, token in enumerate(tokens)}
+    vocabulary = {token: i for i, token in enumerate(spelt.values())}
+    pairs = [(spelt[first], spelt[second]) for first, second in merges]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     model = {
         "type": "BPE",
@@ -123,7 +125,8 @@ def _write_json(path: Path, content: Any) -> None:
 # ---------------------------------------------------------------------------------------------------- reading
 
 
-class ByteLevelFiles(BaseModel):
+@dataclass(frozen=True)
+class ByteLevelFiles:
     """What a byte-level BPE's files say: see `nano_gpt.tokenizer.bpe.ByteLevelBPE`."""
 
     ranks: dict[bytes, int]
@@ -131,7 +134,8 @@ class ByteLevelFiles(BaseModel):
     eot_id: int
 
 
-class CharFiles(BaseModel):
+@dataclass(frozen=True)
+class CharFiles:
     """What a character tokenizer's files say."""
 
     alphabet: list[str]
@@ -215,8 +219,9 @@ def _pair(path: Path, merge: tuple[str, str] | str) -> tuple[str, str]:
 def _byte_level_files(path: Path, vocabulary: dict[str, int], pairs: Sequence[tuple[str, str]]) -> ByteLevelFiles:
     eot_id = _check_ids(path, vocabulary)
     try:
-        ranks = {unspell(token): i for token, i in vocabulary.items() if token != END_OF_TEXT}
-        merges = [(unspell(first), unspell(second)) for first, second in pairs]
+        unspelt = {token: unspell(token) for token in vocabulary if token != END_OF_TEXT}
+        ranks = {unspelt[token]: i for token, i in vocabulary.items() if token != END_OF_TEXT}
+        merges = [(unspelt[first], unspelt[second]) for first, second in pairs]
         made = [ranks[first + second] for first, second in merges]
     except KeyError as error:
         raise _refused(

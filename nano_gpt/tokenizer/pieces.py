@@ -25,7 +25,10 @@ PIECE_LENGTH = 65_536  # characters
 LONGEST_PIECE = 2**21  # characters; tiktoken takes 40 bytes and more per byte of a word
 
 # \s of tiktoken's engine; Python's own also has U+001C .. U+001F.
-WHITESPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+WHITESPACE_CHARACTERS = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
+    map(chr, range(0x2000, 0x200B))  # spaces of many widths
+)
+WHITESPACE = re.escape(WHITESPACE_CHARACTERS)
 # Latin, hiragana, katakana, Chinese characters, Korean syllables
 LETTERS = "A-Za-z\u3041-\u3094\u30a1-\u30fa\u4e00-\u9fa5\uac00-\ud7a3"
 DIGITS = "0-9\uff10-\uff19"

@@ -122,6 +122,7 @@ def ids_of(texts: Sequence[str]) -> list[int]:
     chunk_tokens=st.integers(1, 40),
     bucket=st.integers(1, 8),
     max_documents=st.none() | st.integers(1, 30),
+    batch=st.sampled_from([1, 8, 2**18]),
     max_tokens=st.none() | st.integers(1, 80),
     dedup=st.booleans(),
     stateful=st.booleans(),
@@ -131,6 +132,7 @@ def test_the_set_is_what_a_plain_loop_makes(
     tokens_per_shard: int,
     chunk_tokens: int,
     bucket: int,
+    batch: int,
     max_documents: int | None,
     max_tokens: int | None,
     dedup: bool,
@@ -143,6 +145,7 @@ def test_the_set_is_what_a_plain_loop_makes(
         tempfile.TemporaryDirectory() as name,
         patch.object(tokenizing, "CHUNK_TOKENS", chunk_tokens),
         patch.object(packing, "BUCKET_DOCUMENTS", bucket),
+        patch.object(tokenizing, "_BATCH_CHARACTERS", batch),
     ):
         folder = Path(name)
         manifest = make(folder, source, plan, dedup=dedup)
@@ -193,7 +196,10 @@ def test_a_split_that_is_not_wanted_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stateful", [True, False])
-def test_a_part_that_was_stopped_goes_on_where_it_was(tmp_path: Path, stateful: bool) -> None:
+def test_a_part_that_was_stopped_goes_on_where_it_was(
+    tmp_path: Path, stateful: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizing, "_BATCH_CHARACTERS", 1)  # a document at a time
     texts = [f"document {number}" for number in range(100)]
     source = Memory([texts], stateful=stateful)
     plan, files = plan_for(source), Unfinished(tmp_path)

@@ -60,6 +60,7 @@ def documents_of(prepared: PreparedSet, split: str) -> list[str]:
 @pytest.fixture(autouse=True)
 def small_parts_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizing, "CHUNK_DOCUMENTS", 8)
+    monkeypatch.setattr(tokenizing, "_BATCH_CHARACTERS", 1)  # a document at a time
     monkeypatch.setattr(local_files, "PART_BYTES", 10_000)
     monkeypatch.setattr(workers, "SMALL_BYTES", 0)
 
@@ -216,11 +217,11 @@ def test_what_is_in_chunks_is_not_tokenised_again(tmp_path: Path, monkeypatch: p
     encoded: list[str] = []
     write = tokenizing._ChunkWriter.write
 
-    def recorded(self: Any, document: Any) -> int:
+    def recorded(self: Any, documents: Any) -> Any:
         if len(encoded) >= 100 and not (tmp_path / "again").exists():
             raise StoppedError
-        encoded.append(document.text)
-        return write(self, document)
+        encoded.extend(document.text for document in documents)
+        return write(self, documents)
 
     monkeypatch.setattr(tokenizing._ChunkWriter, "write", recorded)
     with pytest.raises(StoppedError):
@@ -328,9 +329,12 @@ def test_a_sample_ends_at_the_document_that_reaches_its_limit(tmp_path: Path, mo
     """Also in the last of several parts, which alone is far from it."""
     written: list[str] = []
     write = tokenizing._ChunkWriter.write
-    monkeypatch.setattr(
-        tokenizing._ChunkWriter, "write", lambda self, document: written.append(document.text) or write(self, document)
-    )
+
+    def recorded(self: Any, documents: Any) -> Any:
+        written.extend(document.text for document in documents)
+        return write(self, documents)
+
+    monkeypatch.setattr(tokenizing._ChunkWriter, "write", recorded)
     for limit in ({"max_documents": 91}, {"max_tokens": 22_000}):
         written.clear()
         prepared = prepare.prepare(config_for(tmp_path, next(iter(limit)), **limit))
@@ -611,6 +615,7 @@ from nano_gpt.data.preparing.estimate import estimate
 from nano_gpt.data.sources import local_files
 
 tokenizing.CHUNK_DOCUMENTS, local_files.PART_BYTES = 8, 10_000  # in the workers too: they import this file
+tokenizing._BATCH_CHARACTERS = 1
 write = tokenizing._ChunkWriter.write
 
 def slowly(*arguments):

@@ -12,8 +12,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nano_gpt.tokenizer import Tokenizer, pieces
-from nano_gpt.tokenizer import bpe as bpe_module
-from nano_gpt.tokenizer.base import well_formed
 from nano_gpt.tokenizer.pieces import DIGITS, LETTERS, SIGNS, WHITESPACE, pieces_of, pieces_of_blocks
 
 # What can change the words around a cut: whitespace of both kinds (U+001C .. U+001F are whitespace to Python only),
@@ -39,22 +37,6 @@ def check(tokenizer: Tokenizer, text: str, length: int) -> None:
 @example(text="a  b", length=1)
 def test_cutting_changes_no_id(bpe: Tokenizer, text: str, length: int) -> None:
     check(bpe, text, length)
-
-
-def test_white_space_beyond_ascii_is_known() -> None:
-    every = re.findall(f"[{WHITESPACE}]", "".join(map(chr, range(0x110000))))
-    assert [char for char in every if not char.isascii()] == bpe_module._OTHER_WHITESPACE.findall("".join(every))
-    assert {ord(char) for char in every if char.isascii()} == {*b"\t\n\v\f\r "}
-
-
-@settings(max_examples=500)
-@given(text=st.lists(st.sampled_from([*NASTY, *"    \n\n", bpe_module._MARK]), max_size=24).map("".join) | st.text())
-@example(text="a  b")
-@example(text="\n\n'tis  1\r\n\r\n ")
-@example(text=f"a  {bpe_module._MARK}  b  c")
-@example(text=f"  {bpe_module._MARK[0]}  {bpe_module._MARK[1]}  x")
-def test_encoding_without_looking_ahead_gives_the_same_ids(bpe: Tokenizer, text: str) -> None:
-    assert bpe.encode(text) == whole(bpe, well_formed(text))
 
 
 @settings(max_examples=500)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -65,10 +66,14 @@ def test_any_text_round_trips_through_its_own_characters(text: str) -> None:
 
 
 def test_documents_are_encoded_as_one_by_one(tokenizer: Tokenizer) -> None:
-    documents = tokenizer.encode_documents(HOSTILE)
-    assert [ids.tolist() for ids in documents] == [tokenizer.encode(text) for text in HOSTILE]
-    assert all(ids.dtype == np.uint32 and ids.ndim == 1 for ids in documents)
-    assert tokenizer.decode(documents[5]) == HOSTILE[5]
+    one_by_one = [[tokenizer.eot_id, *tokenizer.encode(text)] for text in HOSTILE]
+    for _ in range(2):  # it has learnt them the second time
+        ids, lengths = tokenizer.document_encoder(HOSTILE)
+        assert ids.dtype == np.uint32
+        assert ids.tolist() == list(chain.from_iterable(one_by_one))
+        assert lengths.tolist() == list(map(len, one_by_one))
+    ids, lengths = tokenizer.document_encoder([])
+    assert (len(ids), len(lengths)) == (0, 0)
 
 
 def test_end_of_text_is_the_last_id_and_is_spelt_out(tokenizer: Tokenizer) -> None:

@@ -264,7 +264,7 @@ class _Display(ProgressDisplay):
 
 
 def _tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
-    return sum(len(ids) for ids in tokenizer.encode_documents(texts))
+    return len(tokenizer.document_encoder(texts).ids) - len(texts)
 
 
 def _gpt2_tokens(held_out: _HeldOut) -> tuple[int | None, str | None]:
