@@ -60,6 +60,7 @@ class _Written:
     best: bool
     best_before: float | None
     stall_ms: float
+    thread: threading.Thread
     future: Future[tuple[Path, float]]
     """Its folder, and the seconds that it took."""
 
@@ -92,11 +93,11 @@ class Checkpointer:
         checkpoint = self._copied(state)
         if self.ranks.is_main:
             stall = 1000 * (time.perf_counter() - began)
-            future = _in_background(lambda: self._write(checkpoint, best))
-            self._state, self._pending = state, _Written(state.step, best, best_before, stall, future)
+            written = _in_background(lambda: self._write(checkpoint, best))
+            self._state, self._pending = state, _Written(state.step, best, best_before, stall, *written)
 
     def poll(self) -> None:
-        if self._pending is not None and self._pending.future.done():
+        if self._pending is not None and not self._pending.thread.is_alive():
             self._settle()
 
     def finish(self) -> None:
@@ -129,6 +130,9 @@ class Checkpointer:
         pending, self._pending = self._pending, None
         if pending is None:
             return
+        # The thread outlives its result while it gives the tensors back; and one that is in torch while Python takes
+        # itself apart aborts the process ("terminate called without an active exception").
+        pending.thread.join()
         try:
             path, seconds = pending.future.result()
         except DiskFullError as error:
@@ -172,7 +176,7 @@ class Checkpointer:
         logger.info(f"resumed: {path}, step {state.step}")
 
 
-def _in_background(write: Callable[[], T]) -> Future[T]:
+def _in_background(write: Callable[[], T]) -> tuple[threading.Thread, Future[T]]:
     """In a thread that does not keep the process alive: what it leaves half done is passed over afterwards."""
     future: Future[T] = Future()
 
@@ -182,5 +186,6 @@ def _in_background(write: Callable[[], T]) -> Future[T]:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="checkpoint", daemon=True).start()
-    return future
+    thread = threading.Thread(target=run, name="checkpoint", daemon=True)
+    thread.start()
+    return thread, future

@@ -11,6 +11,7 @@ import multiprocessing
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,9 @@ def _in_own_process(config: RunConfig, folder: Path, until: int) -> None:
     sender.close()
     process.join()
     if process.exitcode:
-        reason = receiver.recv() if receiver.poll() else f"its process ended with code {process.exitcode}"
+        reason = f"its process ended with code {process.exitcode}"
+        with suppress(EOFError):  # it had no time to say why
+            reason = receiver.recv()
         raise NanoGPTError(f"the copy in {folder} could not be trained to step {until}: {reason}")
 
 

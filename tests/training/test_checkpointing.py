@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from nano_gpt.model.gpt import GPT
 from nano_gpt.runtime.distributed import Ranks
 from nano_gpt.runtime.files import DiskFullError
 from nano_gpt.tokenizer import load_tokenizer
+from nano_gpt.training import checkpointing
 from nano_gpt.training.checkpointing import Checkpointer
 from nano_gpt.training.ema import WeightAverage
 from nano_gpt.training.metrics import Event, Metrics
@@ -117,6 +120,26 @@ def test_what_is_saved_is_the_moment_of_saving(tmp_path: Path, monkeypatch: pyte
     assert all(torch.equal(tensor, weights(other)[name]) for name, tensor in expected.items())
     assert other.average is not None
     assert all(torch.equal(tensor, saved.average[name]) for name, tensor in other.average.tensors().items())
+
+
+def test_no_thread_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one that has written all and gives its memory back: it could abort a process that ends meanwhile."""
+
+    class Held:
+        def __del__(self) -> None:
+            time.sleep(0.3)
+
+    made, _ = checkpointer(tmp_path)
+    in_background = checkpointing._in_background
+
+    def holding(work: Callable[[], Any]) -> Any:
+        held = Held()
+        return in_background(lambda: (work(), held)[0])
+
+    monkeypatch.setattr(checkpointing, "_in_background", holding)
+    made.save(RunState(step=5, data_fingerprint="x"))
+    made.finish()
+    assert not [thread for thread in threading.enumerate() if thread.name == "checkpoint"]
 
 
 def test_a_full_disk_is_told_and_the_run_goes_on(

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from nano_gpt.checkpoint.source import load_model
 from nano_gpt.cli.main import run
 from nano_gpt.config import resolve
+from nano_gpt.errors import NanoGPTError
 from nano_gpt.model.gpt import GPT
 from nano_gpt.runtime.seeding import derive_seed
 from nano_gpt.training.memory import step_memory
@@ -238,6 +239,15 @@ def test_verify_resume_finds_what_differs(
     error = capsys.readouterr().err
     assert "stopped at step 2 and resumed, the run is another one: train of step 2: lr" in error
     assert "model.safetensors" in error
+
+
+def test_verify_resume_says_when_a_process_dies(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a word: there is no message to wait for."""
+    from nano_gpt.training import verify
+
+    monkeypatch.setattr(verify, "_go_on", os.abort)  # which takes no arguments, and so fails at once
+    with pytest.raises(NanoGPTError, match="could not be trained to step 3: its process ended with code 1"):
+        verify._in_own_process(resolve(), workplace, 3)
 
 
 def test_strategies_and_ranks_make_the_same_run(workplace: Path) -> None:
