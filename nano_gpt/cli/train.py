@@ -24,17 +24,88 @@ from nano_gpt.cli.options import (
     rows,
     seconds,
 )
+from nano_gpt.cli.settings import flag, with_flags
 from nano_gpt.config import RunConfig, build
 from nano_gpt.config.loading import find_layers, merge, nested, origins
 from nano_gpt.data.catalog import name_for_files
 from nano_gpt.errors import ConfigError, Interrupted
 from nano_gpt.runtime.logs import logger
 
+Strategies = Literal["auto", "single", "ddp", "fsdp"]
+Dtypes = Literal["auto", "bf16", "fp16", "fp32"]
+Optimizers = Literal["adamw", "muon"]
+Schedules = Literal["cosine", "wsd", "linear", "constant"]
+
 SHAPE, BATCH, OPTIMIZER, MEASURE, KEEP = "Model", "Batch and speed", "Optimizer", "Measurements", "What is kept"
+SETTINGS = (
+    flag("model.n_positions", int, SHAPE, "Context of the model, in tokens.", name="sequence_length", min=1),
+    flag("model.dropout", float, SHAPE, "Dropout probability.", min=0.0, max=0.99),
+    flag(
+        "training.pretrained",
+        str,
+        SHAPE,
+        "Start from weights: gpt2 .. gpt2-xl, a folder, a run, a hub id. Its recipe is finetune.",
+        metavar="MODEL",
+    ),
+    flag("training.document_masking", bool, SHAPE, "A token sees its own document only."),
+    flag("training.max_steps", int, BATCH, "Optimizer steps.", min=1),
+    flag("training.max_time", float, BATCH, "Save and stop after 45m, 11h30m.", parser=seconds, metavar="TIME"),
+    flag("training.early_stop", int, BATCH, "Stop after so many evaluations without progress.", min=1),
+    flag("training.total_batch_size", int, BATCH, "Tokens per step, over all ranks.", min=1),
+    flag(
+        "training.micro_batch_size", str, BATCH, "Windows per forward on one rank.", parser=rows, metavar="COUNT|auto"
+    ),
+    flag("training.gradient_checkpointing", bool, BATCH, "Less memory for a third more time."),
+    flag("training.strategy", Strategies, BATCH, "Under torchrun: copies of the weights, or shards."),
+    flag("training.device", str, BATCH, "auto, cpu, cuda, cuda:1, mps."),
+    flag("training.dtype", Dtypes, BATCH, "Precision of matrix products; auto: bf16 where the hardware has it."),
+    flag("training.compile", bool, BATCH, "torch.compile; by default on CUDA only."),
+    flag(
+        "training.optimizer.name",
+        Optimizers,
+        OPTIMIZER,
+        "muon: for the matrices of the blocks; AdamW for the rest.",
+        name="optimizer",
+    ),
+    flag("training.optimizer.learning_rate", float, OPTIMIZER, "Peak learning rate.", min=0.0),
+    flag(
+        "training.lr_schedule.name",
+        Schedules,
+        OPTIMIZER,
+        "After the warm-up. wsd: constant, then down at the end.",
+        name="lr_schedule",
+    ),
+    flag("training.lr_schedule.warmup_steps", int, OPTIMIZER, "Steps of linear warm-up.", min=0),
+    flag("training.optimizer.weight_decay", float, OPTIMIZER, "Decoupled, on matrices only.", min=0.0),
+    flag("training.ema_decay", float, OPTIMIZER, "Keep an average of the weights too, such as 0.999."),
+    flag("training.seed", int, OPTIMIZER, "Weights, data order, dropout.", min=0),
+    flag("evaluation.eval_steps", int, MEASURE, "Steps between evaluations.", min=1),
+    flag("evaluation.validation_steps", int, MEASURE, "Batches of validation; 0: none.", min=0),
+    flag("evaluation.hellaswag_samples", int, MEASURE, "HellaSwag items; 0: none, the default.", min=0),
+    flag("evaluation.hellaswag_file", Path, MEASURE, "HellaSwag as .jsonl, without a network."),
+    flag(
+        "sampling.num_sequences", int, MEASURE, "Samples per evaluation; 0: none.", name="sample_num_sequences", min=0
+    ),
+    flag("sampling.max_length", int, MEASURE, "Tokens of a sample, prompt included.", name="sample_max_length", min=1),
+    flag("sampling.seed", int, MEASURE, "Seed of the samples.", name="sample_seed", min=0),
+    flag("training.log_steps", int, MEASURE, "Steps between log lines.", min=1),
+    flag(
+        "training.trackers",
+        list[str],
+        MEASURE,
+        "wandb, tensorboard or trackio, besides metrics.jsonl. Repeatable.",
+        name="tracker",
+    ),
+    flag("training.checkpoint_steps", int, KEEP, "Steps between checkpoints.", min=1),
+    flag("training.checkpoint_dir", Path, KEEP, "Folder of the checkpoints.", show_default="RUN/checkpoints"),
+    flag("training.log_file", Path, KEEP, "Log lines, appended.", show_default="RUN/train.log"),
+)
 
 
+@with_flags(SETTINGS)
 def train(
     context: typer.Context,
+    flags: dict[str, Any],
     dataset: DatasetName = None,
     config_name: ConfigName = None,
     files: Files = None,
@@ -57,134 +128,13 @@ def train(
             rich_help_panel=KEEP,
         ),
     ] = None,
-    sequence_length: Annotated[
-        int | None, typer.Option(min=1, help="Context of the model, in tokens.", rich_help_panel=SHAPE)
-    ] = None,
-    dropout: Annotated[
-        float | None, typer.Option(min=0.0, max=0.99, help="Dropout probability.", rich_help_panel=SHAPE)
-    ] = None,
-    pretrained: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="Start from weights: gpt2 .. gpt2-xl, a folder, a run, a hub id. Its recipe is finetune.",
-            rich_help_panel=SHAPE,
-        ),
-    ] = None,
-    document_masking: Annotated[
-        bool | None,
-        typer.Option(
-            "--document-masking/--no-document-masking",
-            help="A token sees its own document only.",
-            rich_help_panel=SHAPE,
-        ),
-    ] = None,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.", rich_help_panel=BATCH)] = None,
     max_tokens: Annotated[
         int | None,
         typer.Option(parser=count, metavar="COUNT", help="Instead of --max-steps: 10M, 2.5B.", rich_help_panel=BATCH),
     ] = None,
-    max_time: Annotated[
-        float | None,
-        typer.Option(parser=seconds, metavar="TIME", help="Save and stop after 45m, 11h30m.", rich_help_panel=BATCH),
-    ] = None,
-    early_stop: Annotated[
-        int | None,
-        typer.Option(min=1, help="Stop after so many evaluations without progress.", rich_help_panel=BATCH),
-    ] = None,
-    total_batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Tokens per step, over all ranks.", rich_help_panel=BATCH)
-    ] = None,
-    micro_batch_size: Annotated[
-        str | None,
-        typer.Option(parser=rows, metavar="COUNT|auto", help="Windows per forward on one rank.", rich_help_panel=BATCH),
-    ] = None,
-    gradient_checkpointing: Annotated[
-        bool | None,
-        typer.Option(
-            "--gradient-checkpointing/--no-gradient-checkpointing",
-            help="Less memory for a third more time.",
-            rich_help_panel=BATCH,
-        ),
-    ] = None,
-    strategy: Annotated[
-        Literal["auto", "single", "ddp", "fsdp"] | None,
-        typer.Option(help="Under torchrun: copies of the weights, or shards.", rich_help_panel=BATCH),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=BATCH)] = None,
-    dtype: Annotated[
-        Literal["auto", "bf16", "fp16", "fp32"] | None,
-        typer.Option(help="Precision of matrix products; auto: bf16 where the hardware has it.", rich_help_panel=BATCH),
-    ] = None,
-    compile_: Annotated[
-        bool | None,
-        typer.Option("--compile/--no-compile", help="torch.compile; by default on CUDA only.", rich_help_panel=BATCH),
-    ] = None,
     streaming: Annotated[
         bool, typer.Option("--streaming", help="Accepted and not needed: shards are never loaded whole.", hidden=True)
     ] = False,
-    optimizer: Annotated[
-        Literal["adamw", "muon"] | None,
-        typer.Option(help="muon: for the matrices of the blocks; AdamW for the rest.", rich_help_panel=OPTIMIZER),
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(min=0.0, help="Peak learning rate.", rich_help_panel=OPTIMIZER)
-    ] = None,
-    lr_schedule: Annotated[
-        Literal["cosine", "wsd", "linear", "constant"] | None,
-        typer.Option(help="After the warm-up. wsd: constant, then down at the end.", rich_help_panel=OPTIMIZER),
-    ] = None,
-    warmup_steps: Annotated[
-        int | None, typer.Option(min=0, help="Steps of linear warm-up.", rich_help_panel=OPTIMIZER)
-    ] = None,
-    weight_decay: Annotated[
-        float | None, typer.Option(min=0.0, help="Decoupled, on matrices only.", rich_help_panel=OPTIMIZER)
-    ] = None,
-    ema_decay: Annotated[
-        float | None,
-        typer.Option(help="Keep an average of the weights too, such as 0.999.", rich_help_panel=OPTIMIZER),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Weights, data order, dropout.", rich_help_panel=OPTIMIZER)
-    ] = None,
-    eval_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps between evaluations.", rich_help_panel=MEASURE)
-    ] = None,
-    validation_steps: Annotated[
-        int | None, typer.Option(min=0, help="Batches of validation; 0: none.", rich_help_panel=MEASURE)
-    ] = None,
-    hellaswag_samples: Annotated[
-        int | None, typer.Option(min=0, help="HellaSwag items; 0: none, the default.", rich_help_panel=MEASURE)
-    ] = None,
-    hellaswag_file: Annotated[
-        Path | None, typer.Option(help="HellaSwag as .jsonl, without a network.", rich_help_panel=MEASURE)
-    ] = None,
-    sample_num_sequences: Annotated[
-        int | None, typer.Option(min=0, help="Samples per evaluation; 0: none.", rich_help_panel=MEASURE)
-    ] = None,
-    sample_max_length: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a sample, prompt included.", rich_help_panel=MEASURE)
-    ] = None,
-    sample_seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of the samples.", rich_help_panel=MEASURE)
-    ] = None,
-    log_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps between log lines.", rich_help_panel=MEASURE)
-    ] = None,
-    tracker: Annotated[
-        list[str] | None,
-        typer.Option(help="wandb, tensorboard or trackio, besides metrics.jsonl. Repeatable.", rich_help_panel=MEASURE),
-    ] = None,
-    checkpoint_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps between checkpoints.", rich_help_panel=KEEP)
-    ] = None,
-    checkpoint_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the checkpoints.", show_default="RUN/checkpoints", rich_help_panel=KEEP),
-    ] = None,
-    log_file: Annotated[
-        Path | None, typer.Option(help="Log lines, appended.", show_default="RUN/train.log", rich_help_panel=KEEP)
-    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell the plan, memory, disk and time; train nothing.")
     ] = False,
@@ -206,56 +156,23 @@ def train(
         dataset = name_for_files(paths)
     checkpoint = None
     if resume:
-        if dataset or config_name or tokenizer or model or recipe or config or pretrained:
+        if dataset or config_name or tokenizer or model or recipe or config or "training.pretrained" in flags:
             raise ConfigError(
                 "--resume goes on with the run's own settings",
                 "leave out --dataset, --files, --tokenizer, --model, --pretrained, --recipe and --config",
             )
         run_dir, checkpoint = find_run(resume, run_dir)
         config = run_dir / "config.yaml"
-    if model and pretrained:
+    if model and (pretrained := flags.get("training.pretrained")):
         raise ConfigError(f"--model {model} and --pretrained {pretrained} both give the shape", "leave one out")
-    if max_steps and max_tokens:
+    if "training.max_steps" in flags and max_tokens:
         raise ConfigError("--max-steps and --max-tokens both say how long the run is", "leave one out")
-    flags = {
+    flags |= {
         "data.dataset": dataset,
         "data.config_name": config_name,
         "data.files": paths or None,
         "data.tokenizer": tokenizer,
         "data.dataset_dir": dataset_dir,
-        "model.n_positions": sequence_length,
-        "model.dropout": dropout,
-        "training.pretrained": pretrained,
-        "training.document_masking": document_masking,
-        "training.max_steps": max_steps,
-        "training.max_time": max_time,
-        "training.early_stop": early_stop,
-        "training.total_batch_size": total_batch_size,
-        "training.micro_batch_size": micro_batch_size,
-        "training.gradient_checkpointing": gradient_checkpointing,
-        "training.strategy": strategy,
-        "training.device": device,
-        "training.dtype": dtype,
-        "training.compile": compile_,
-        "training.seed": seed,
-        "training.log_steps": log_steps,
-        "training.trackers": tracker or None,
-        "training.checkpoint_steps": checkpoint_steps,
-        "training.checkpoint_dir": checkpoint_dir,
-        "training.log_file": log_file,
-        "training.optimizer.name": optimizer,
-        "training.optimizer.learning_rate": learning_rate,
-        "training.optimizer.weight_decay": weight_decay,
-        "training.ema_decay": ema_decay,
-        "training.lr_schedule.name": lr_schedule,
-        "training.lr_schedule.warmup_steps": warmup_steps,
-        "evaluation.eval_steps": eval_steps,
-        "evaluation.validation_steps": validation_steps,
-        "evaluation.hellaswag_samples": hellaswag_samples,
-        "evaluation.hellaswag_file": hellaswag_file,
-        "sampling.num_sequences": sample_num_sequences,
-        "sampling.max_length": sample_max_length,
-        "sampling.seed": sample_seed,
     }
     layers = find_layers(preset=model, recipe=recipe, file=config, flags=flags, assignments=set_ or ())
     if max_tokens:
