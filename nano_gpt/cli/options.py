@@ -47,6 +47,11 @@ def rows(text: str) -> int | str:
     raise typer.BadParameter(f"{text!r} is neither a number of windows nor auto")
 
 
+def names(text: str) -> list[str]:
+    """`wte,attn.0-3` -> ["wte", "attn.0-3"]"""
+    return [name.strip() for name in text.split(",")]
+
+
 Pretrained = Annotated[
     str | None,
     typer.Option(help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, a folder or a hub id user/name.", rich_help_panel=MODEL),

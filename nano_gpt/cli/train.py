@@ -21,6 +21,7 @@ from nano_gpt.cli.options import (
     TokenizerName,
     all_files,
     count,
+    names,
     rows,
     seconds,
 )
@@ -46,6 +47,14 @@ SETTINGS = (
         SHAPE,
         "Start from weights: gpt2 .. gpt2-xl, a folder, a run, a hub id. Its recipe is finetune.",
         metavar="MODEL",
+    ),
+    flag(
+        "training.freeze",
+        str,
+        SHAPE,
+        "Parts that keep their weights: wte, wpe, ln_f, lm_head, attn, mlp.0-3, ...",
+        parser=names,
+        metavar="PART,...",
     ),
     flag("training.document_masking", bool, SHAPE, "A token sees its own document only."),
     flag("training.max_steps", int, BATCH, "Optimizer steps.", min=1),

@@ -81,6 +81,8 @@ class TrainingConfig(Settings):
     """A token sees its own document only, not the ones before it in the window."""
     pretrained: str | None = None
     """Start weights: gpt2 .. gpt2-xl, a folder, a run, a hub id. null: drawn from the seed."""
+    freeze: tuple[str, ...] = ()
+    """Parts that keep their weights: wte, wpe, ln_f, lm_head; attn, mlp, ln_1, ln_2 of all blocks, or attn.0-3."""
     compile: bool | None = None
     """torch.compile the training step. null: on CUDA only."""
     log_steps: PositiveInt = 1

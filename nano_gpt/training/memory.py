@@ -17,6 +17,7 @@ from nano_gpt.config import RunConfig
 from nano_gpt.model.gpt import GPT
 from nano_gpt.runtime.device import autocast
 from nano_gpt.runtime.usage import memory_in_use
+from nano_gpt.training.freezing import freeze
 from nano_gpt.training.strategies import recompute_blocks
 
 _FP32 = 4  # bytes
@@ -55,12 +56,13 @@ def step_memory(config: RunConfig, device: torch.device, dtype: torch.dtype, sha
     """`shards` is the number of ranks that split the weights between them (FSDP)."""
     model, training = config.model, config.training
     N = model.num_parameters()
-    matrices = 12 * model.n_layer * model.n_embd**2
-    moments = 2 * N - (matrices if training.optimizer.name == "muon" else 0)
+    frozen, frozen_matrices = _frozen(config)
+    trained, matrices = N - frozen, 12 * model.n_layer * model.n_embd**2 - frozen_matrices
+    moments = 2 * trained - (matrices if training.optimizer.name == "muon" else 0)
     one, two = (_kept_for_backward(config, rows, device, dtype) for rows in (1, 2))
     fixed = {
         "weights": _FP32 * N // shards,
-        "gradients": _FP32 * N // shards,
+        "gradients": _FP32 * trained // shards,
         "optimizer": _FP32 * moments // shards,
         "weights in lower precision": 2 * one - two,
         "average of the weights": _FP32 * N // shards if training.ema_decay is not None else 0,
@@ -75,6 +77,16 @@ def step_memory(config: RunConfig, device: torch.device, dtype: torch.dtype, sha
     return StepMemory({name: size for name, size in fixed.items() if size}, per_row)
 
 
+def _frozen(config: RunConfig) -> tuple[int, int]:
+    """Parameters that are not trained, and how many of them are matrices of blocks, which Muon would have."""
+    with torch.device("meta"):
+        model = GPT(config.model)
+    freeze(model, config.training.freeze)
+    frozen = [(name, parameter) for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    matrices = sum(parameter.numel() for name, parameter in frozen if name.startswith("h.") and parameter.dim() == 2)
+    return sum(parameter.numel() for _, parameter in frozen), matrices
+
+
 def _kept_for_backward(config: RunConfig, rows: int, device: torch.device, dtype: torch.dtype) -> int:
     """Bytes that autograd holds after a forward pass up to the head, without the weights themselves."""
     kept: dict[int, int] = {}
@@ -86,6 +98,7 @@ def _kept_for_backward(config: RunConfig, rows: int, device: torch.device, dtype
 
     with FakeTensorMode(), torch.device(device):
         model = GPT(config.model)
+        freeze(model, config.training.freeze)
         weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
         if config.training.gradient_checkpointing:
             recompute_blocks(model)

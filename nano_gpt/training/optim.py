@@ -17,7 +17,7 @@ _FOUND_INF_DEVICES = ("cpu", "cuda")  # where the fused kernels read it: Metal's
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> AdamW | Muon:
     """Matrices and embeddings decay; biases and norms, which are vectors, do not (GPT-3, appendix B)."""
-    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    named = _trained(model)
     matrices = {}
     if config.name == "muon":
         # Embeddings are matrices as well, but look-up tables and no maps: their rows do not mix.
@@ -80,7 +80,7 @@ def load_optimizer_tensors(optimizer: Optimizer, model: nn.Module, tensors: dict
     for key, tensor in tensors.items():
         kind, _, name = key.partition("/")
         by_name.setdefault(name, {})[kind] = tensor
-    parameters = dict(model.named_parameters())
+    parameters = _trained(model)
     if unmatched := by_name.keys() ^ parameters.keys():
         raise CheckpointError(f"the optimizer state does not fit the model: {min(unmatched)} is in one of them only")
     saved = "muon" if any(state.keys() == _MUON_STATE for state in by_name.values()) else "adamw"
@@ -98,6 +98,11 @@ def load_optimizer_tensors(optimizer: Optimizer, model: nn.Module, tensors: dict
         optimizer.state[parameter] = {
             kind: placed_like(tensor, parameter).clone() for kind, tensor in by_name[name].items()
         }
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """By name, without those that are frozen."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def _state_of(optimizer: Optimizer, parameter: nn.Parameter) -> set[str]:

@@ -17,6 +17,7 @@ _FIXED = {
     "training.batch_ramp_start",
     "training.batch_ramp_steps",
     "training.document_masking",
+    "training.freeze",
     "training.optimizer.name",
     "training.pretrained",
     "data.dataset",

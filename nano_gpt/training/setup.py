@@ -130,7 +130,11 @@ def build_engine(start: Start, ranks: Ranks, device: torch.device) -> Engine:
     training = start.config.training
     dtype = resolve_dtype(training.dtype, device)
     plan = make_plan(start.config, ranks.world_size)
-    strategy = make_strategy(start.model(), training, ranks, device, dtype)
+    model = start.model()
+    if training.freeze:
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        logger.info(f"frozen: {', '.join(training.freeze)}; {trained:,} parameters are trained")
+    strategy = make_strategy(model, training, ranks, device, dtype)
     if training.micro_batch_size == "auto":
         plan = replace(plan, micro_batch_size=_largest_micro_batch(start.config, strategy, ranks, device, dtype))
     optimizer = build_optimizer(strategy.model, training.optimizer)

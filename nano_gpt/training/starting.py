@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nano_gpt.checkpoint.source import LoadedModel, load_model
-from nano_gpt.config import RunConfig, build
+from nano_gpt.config import GPTConfig, RunConfig, build
 from nano_gpt.config.presets import Values
 from nano_gpt.data.manifest import PreparedSet, open_prepared
 from nano_gpt.data.preparing.prepare import ensure_prepared, reopen_prepared
@@ -19,8 +19,9 @@ from nano_gpt.model.gpt import GPT
 from nano_gpt.runtime import distributed
 from nano_gpt.runtime.logs import logger
 from nano_gpt.runtime.seeding import derive_seed
+from nano_gpt.training.freezing import freeze
 
-_SHAPE = ("n_layer", "n_head", "n_embd", "vocab_size", "layer_norm_epsilon", "n_positions")
+_SHAPE = tuple(name for name in GPTConfig.model_fields if name != "dropout")  # what weights decide about a model
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Start:
         model = GPT(self.config.model)
         if self.weights is not None:
             model.load_state_dict(self.weights)
+        freeze(model, self.config.training.freeze)
         return model
 
 
