@@ -1,4 +1,4 @@
-"""The plain GPT-2 folder that every checkpoint and every export is.
+"""The plain model folder that every checkpoint and every export is.
 
     model.safetensors  config.json  generation_config.json  + tokenizer files
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from nano_gpt.config.model import GPTConfig
 from nano_gpt.errors import CheckpointError
 from nano_gpt.model.gpt import GPT
-from nano_gpt.model.hf import from_hf, from_hf_config, match_names, to_hf, to_hf_config
+from nano_gpt.model.hf import from_hf, from_hf_config, match_names, tied_to, to_hf, to_hf_config
 from nano_gpt.tokenizer.base import Tokenizer
 
 WEIGHTS, CONFIG, GENERATION_CONFIG = "model.safetensors", "config.json", "generation_config.json"
@@ -74,7 +74,8 @@ def read_model_folder(folder: Path) -> GPT:
         reason = "holds a pickle, which can run code when it is loaded" if pickled else f"has no {WEIGHTS}"
         raise CheckpointError(f"{folder} {reason}", "convert it to safetensors first" if pickled else None)
     try:
-        config = from_hf_config(values)
+        # n_ctx: the old name of n_positions, and its only one in what allenporter/nano-gpt exports
+        config = from_hf_config({"n_positions": values["n_ctx"], **values} if "n_ctx" in values else values)
         state = from_hf(_read_tensors(path, config), config)
     except SafetensorError as error:
         raise CheckpointError(
@@ -102,8 +103,9 @@ def _read_tensors(path: Path, config: GPTConfig) -> dict[str, Tensor]:
                     f"tensor {name} is of type {headers[name].get_dtype()}; known: {', '.join(_FLOATS)}"
                 )
         tensors = {ours: file.get_tensor(theirs) for ours, theirs in names.items()}
-        if "lm_head.weight" in shapes and not torch.equal(file.get_tensor("lm_head.weight"), tensors["wte.weight"]):
-            raise CheckpointError("lm_head.weight is not wte.weight: an untied head", "this tool loads tied GPT-2 only")
+        tied = tied_to(config)
+        if tied and "lm_head.weight" in shapes and not torch.equal(file.get_tensor("lm_head.weight"), tensors[tied]):
+            raise CheckpointError(f"lm_head.weight is not {tied}: an untied head, which config.json says is tied")
         return tensors
 
 

@@ -1,8 +1,9 @@
-"""GPT-2's activation: GELU in its tanh form (Hendrycks & Gimpel 2016), and a faster way to it where a CPU trains."""
+"""What an MLP has between its matrices: GPT-2's GELU, in a faster way where a CPU trains, or ReLU squared."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,10 +16,19 @@ _CHUNK = 2**18  # elements per thread: three buffers of 1 MiB stay in the cache,
 
 
 def tanh_gelu(x: Tensor) -> Tensor:
-    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), of any shape."""
+    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), of any shape (Hendrycks & Gimpel 2016)."""
     if x.device.type == "cpu" and x.requires_grad and x.dtype == torch.bfloat16 and not torch.compiler.is_compiling():
         return _ChunkedGELU.apply(x)  # type: ignore[no-any-return, no-untyped-call]
     return F.gelu(x, approximate="tanh")
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """max(x, 0)^2, of any shape (Primer, So et al. 2021, section 4.2)."""
+    return F.relu(x).square()
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": tanh_gelu, "gelu_exact": F.gelu, "relu2": squared_relu}
+"""By their names in the configuration."""
 
 
 class _ChunkedGELU(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""GPT-2, whole, from the embedding to the logits (Radford et al. 2019).
+"""GPT-2, whole, from the embedding to the logits (Radford et al. 2019), and what GPTConfig can change about it.
 
 Read from top to bottom: attention, MLP, block, model. Names are those of OpenAI's release and of `transformers`;
 B is the batch, T the number of tokens, C = n_embd, nh = n_head, hs = C / nh, V = vocab_size.
@@ -17,10 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nano_gpt.config.model import GPTConfig
-from nano_gpt.model.activation import tanh_gelu
+from nano_gpt.model.activation import ACTIVATIONS
 from nano_gpt.model.attention import causal_attention, document_mask
 from nano_gpt.model.cache import KVCache
 from nano_gpt.model.loss import summed_cross_entropy
+from nano_gpt.model.rope import rotary_table, rotated
+
+
+def make_norm(config: GPTConfig) -> nn.Module:
+    """LayerNorm (Ba et al. 2016), or RMSNorm (Zhang & Sennrich 2019), which has no mean and no bias."""
+    if config.norm == "rmsnorm":
+        return nn.RMSNorm(config.n_embd, eps=config.layer_norm_epsilon)
+    return nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon, bias=config.bias)
 
 
 class CausalSelfAttention(nn.Module):
@@ -28,18 +36,24 @@ class CausalSelfAttention(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # query, key and value in one product
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.c_attn = nn.Linear(
+            config.n_embd, 3 * config.n_embd, bias=config.bias
+        )  # query, key and value in one product
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
         self.n_head = config.n_head
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor, cache: KVCache | None, layer: int, mask: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, cache: KVCache | None, layer: int, mask: Tensor | None, rotary: Tensor | None
+    ) -> Tensor:
         B, T, C = x.shape
         q, k, v = self.c_attn(x).split(C, dim=2)
         q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, T, C) -> (B, nh, T, hs)
         k = k.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
         v = v.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        if rotary is not None:  # before the cache, which so keeps keys that know their places
+            q, k = rotated(q, rotary), rotated(k, rotary)
         if cache is not None:
             k, v = cache.append(layer, k, v)  # (B, nh, past + T, hs)
         y = causal_attention(q, k, v, self.dropout if self.training else 0.0, mask)
@@ -48,16 +62,17 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Four times wider and back, with GPT-2's tanh form of GELU."""
+    """Four times wider and back."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.activation = ACTIVATIONS[config.activation]
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.resid_dropout(self.c_proj(tanh_gelu(self.c_fc(x))))  # type: ignore[no-any-return]
+        return self.resid_dropout(self.c_proj(self.activation(self.c_fc(x))))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -65,27 +80,37 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.ln_1 = make_norm(config)
         self.attn = CausalSelfAttention(config)
-        self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.ln_2 = make_norm(config)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cache: KVCache | None, layer: int, mask: Tensor | None = None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), cache, layer, mask)
+    def forward(
+        self,
+        x: Tensor,
+        cache: KVCache | None,
+        layer: int,
+        mask: Tensor | None = None,
+        rotary: Tensor | None = None,
+    ) -> Tensor:
+        x = x + self.attn(self.ln_1(x), cache, layer, mask, rotary)
         return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
 
 
 class GPT(nn.Module):
-    """Token and position embeddings, the blocks, a last LayerNorm, and the token embedding again as the head."""
+    """Token and position embeddings, the blocks, a last norm, and the token embedding again as the head."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
         self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        if config.positions == "learned":
+            self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.ln_f = make_norm(config)
+        if not config.tied:
+            self.lm_head = nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
         self.initialize()
 
     @torch.no_grad()
@@ -100,6 +125,7 @@ class GPT(nn.Module):
             "wpe": 0.01,
             "c_attn": 0.02,
             "c_fc": 0.02,
+            "lm_head": 0.02,
             "c_proj": 0.02 / math.sqrt(2 * self.config.n_layer),
         }
         for name, parameter in self.named_parameters():
@@ -110,7 +136,8 @@ class GPT(nn.Module):
                 nn.init.ones_(parameter)
             else:
                 nn.init.normal_(parameter, std=std[module])
-        self.wte.weight[self.config.vocab_size :] = 0.0  # padding rows: no target ever selects them, so they stay zero
+        for table in (self.wte.weight, self.head_weight):
+            table[self.config.vocab_size :] = 0.0  # padding rows: no target ever selects them, so they stay zero
 
     def hidden(self, ids: Tensor, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
         """(B, T) token ids -> (B, T, C), what the head reads. With a cache, `ids` follow what is already in it.
@@ -123,16 +150,26 @@ class GPT(nn.Module):
         assert past == 0 or T == 1, "after the prefill a cache takes one token at a time"
         position = torch.arange(past, past + T, device=ids.device)
         mask = None if documents is None else document_mask(documents)
-        x = self.drop(self.wte(ids) + self.wpe(position))  # (B, T, C)
+        x, rotary = self.wte(ids), None  # (B, T, C)
+        if self.config.positions == "learned":
+            x = x + self.wpe(position)
+        else:
+            rotary = rotary_table(position, self.config.head_dim, self.config.rope_theta)
+        x = self.drop(x)
         for layer, block in enumerate(self.h):
-            x = block(x, cache, layer, mask)
+            x = block(x, cache, layer, mask, rotary)
         if cache is not None:
             cache.advance(T)
         return self.ln_f(x)  # type: ignore[no-any-return]
 
+    @property
+    def head_weight(self) -> Tensor:
+        """(V and padding, C): the token embedding, unless the head is untied."""
+        return self.wte.weight if self.config.tied else self.lm_head.weight
+
     def head(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., V): tied to the embedding, without its padding rows."""
-        return F.linear(x, self.wte.weight)[..., : self.config.vocab_size]
+        """(..., C) -> (..., V): the logits, without those of the padding rows."""
+        return F.linear(x, self.head_weight)[..., : self.config.vocab_size]
 
     def forward(
         self,
@@ -149,5 +186,5 @@ class GPT(nn.Module):
         if targets is None:
             return self.head(x)
         assert self.config.vocab_size is not None
-        logits = F.linear(x.flatten(0, 1), self.wte.weight)  # (B, T, C) -> (B * T, V and padding)
+        logits = F.linear(x.flatten(0, 1), self.head_weight)  # (B, T, C) -> (B * T, V and padding)
         return summed_cross_entropy(logits, targets.flatten(), self.config.vocab_size)

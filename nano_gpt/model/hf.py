@@ -1,70 +1,153 @@
-"""Between our state dict and the GPT-2 folder that everyone reads: one table of names, both directions.
+"""Between our state dict and the folders that everyone reads: for each architecture a table of names, both directions.
 
-Our names are OpenAI's, so the only differences are three: their Conv1D keeps matrices as (in, out), they have no
-padding rows in the embedding, and folders differ in a `transformer.` prefix and a few redundant tensors.
-Pure: dicts in, dicts out, no files.
+    GPT2LMHeadModel         learned positions, LayerNorm
+    Starcoder2ForCausalLM   RoPE, LayerNorm
+    ArceeForCausalLM        RoPE, RMSNorm
+
+Our names are OpenAI's, so GPT-2's folders differ in three things only: their Conv1D keeps matrices as (in, out), they
+have no padding rows, and some have a `transformer.` prefix and a few redundant tensors. The others split c_attn in 3.
+Where an architecture always has a bias, a model without biases has zeros in its folder, and nothing else is read there.
+Pure: dicts in, dicts out, no files. `config.json` is in hf_config.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nano_gpt.config.model import GPTConfig
+from nano_gpt.config.model import GPTConfig, ModelType
 from nano_gpt.errors import CheckpointError
+from nano_gpt.model.hf_config import from_hf_config as from_hf_config
+from nano_gpt.model.hf_config import to_hf_config as to_hf_config
 
 _BLOCK = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
-_TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+_GPT2 = ("wte", "wpe", *(f"h.*.{module}" for module in _BLOCK), "ln_f", "lm_head")
+_LIKE_LLAMA = {
+    "wte": ("model.embed_tokens",),
+    "h.*.ln_1": ("model.layers.*.input_layernorm",),
+    "h.*.attn.c_attn": tuple(f"model.layers.*.self_attn.{part}_proj" for part in "qkv"),
+    "h.*.attn.c_proj": ("model.layers.*.self_attn.o_proj",),
+    "h.*.ln_2": ("model.layers.*.post_attention_layernorm",),
+    "h.*.mlp.c_fc": ("model.layers.*.mlp.up_proj",),
+    "h.*.mlp.c_proj": ("model.layers.*.mlp.down_proj",),
+    "ln_f": ("model.norm",),
+    "lm_head": ("lm_head",),
+}
+# Our module -> theirs; where they are several, those hold its rows in equal parts. * is the number of the layer.
+_MODULES: dict[ModelType, dict[str, tuple[str, ...]]] = {
+    "gpt2": {module: (module,) for module in _GPT2},
+    "starcoder2": {
+        **_LIKE_LLAMA,
+        "h.*.mlp.c_fc": ("model.layers.*.mlp.c_fc",),
+        "h.*.mlp.c_proj": ("model.layers.*.mlp.c_proj",),
+    },
+    "arcee": _LIKE_LLAMA,
+}
+_TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")  # by GPT-2's Conv1D
+_PADDED = ("wte.weight", "lm_head.weight")
 _REDUNDANT = ("attn.bias", "attn.masked_bias")  # causal masks that old checkpoints carry as buffers
-_TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One of our tensors, and where a folder keeps it."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    shape: tuple[int, ...]
+    """Of each of theirs."""
+    transposed: bool
+    zeros: bool
+    """The folder has it and the model does not."""
+
+
+def _entries(config: GPTConfig) -> Iterator[_Entry]:
+    C, V = config.n_embd, config.vocab_size or 0
+    sizes: dict[str, tuple[int, ...]] = {
+        "wte": (V, C), "wpe": (config.n_positions, C), "lm_head": (V, C), "ln_1": (C,), "ln_2": (C,), "ln_f": (C,),
+        "attn.c_attn": (3 * C, C), "attn.c_proj": (C, C), "mlp.c_fc": (4 * C, C), "mlp.c_proj": (C, 4 * C),
+    }  # fmt: skip
+    for module, theirs in _MODULES[config.model_type].items():
+        if module == "lm_head" and config.tied:
+            continue
+        size = sizes[module.removeprefix("h.*.")]
+        for kind in _kinds(module, config):
+            rows, *columns = size if kind == "weight" else size[:1]
+            shape = (rows // len(theirs), *columns)
+            for layer in range(config.n_layer) if "*" in module else (0,):
+                ours, *names = (f"{name}.{kind}".replace("*", str(layer)) for name in (module, *theirs))
+                transposed = config.model_type == "gpt2" and ours.endswith(_TRANSPOSED)
+                yield _Entry(
+                    ours,
+                    tuple(names),
+                    shape[::-1] if transposed else shape,
+                    transposed,
+                    zeros=kind == "bias" and not config.bias,
+                )
+
+
+def _kinds(module: str, config: GPTConfig) -> tuple[str, ...]:
+    """The tensors of a module in a folder, which has GPT-2's biases and those of LayerNorms whatever the model has."""
+    if module in ("wte", "wpe", "lm_head"):
+        return ("weight",)
+    if ".ln_" in f".{module}":
+        return ("weight", "bias") if config.norm == "layernorm" else ("weight",)
+    return ("weight", "bias") if config.bias or config.model_type == "gpt2" else ("weight",)
 
 
 def tensor_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor in a GPT-2 folder of this configuration."""
-    C, V = config.n_embd, config.vocab_size or 0
-    out = {"ln_1": C, "attn.c_attn": 3 * C, "attn.c_proj": C, "ln_2": C, "mlp.c_fc": 4 * C, "mlp.c_proj": C}
-    inside = {"attn.c_attn": C, "attn.c_proj": C, "mlp.c_fc": C, "mlp.c_proj": 4 * C}
-    shapes: dict[str, tuple[int, ...]] = {"wte.weight": (V, C), "wpe.weight": (config.n_positions, C)}
-    for layer in range(config.n_layer):
-        for module in _BLOCK:
-            weight = (inside[module], out[module]) if module in inside else (out[module],)
-            shapes[f"h.{layer}.{module}.weight"] = weight
-            shapes[f"h.{layer}.{module}.bias"] = (out[module],)
-    return {**shapes, "ln_f.weight": (C,), "ln_f.bias": (C,)}
+    """Name -> shape of every tensor in a folder of this configuration."""
+    return {name: entry.shape for entry in _entries(config) for name in entry.theirs}
 
 
 def to_hf(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
-    """Our state dict -> tensors of a GPT-2 folder (contiguous, tied head left out)."""
-    return {name: _convert(name, state[name], config) for name in tensor_shapes(config)}
-
-
-def _convert(name: str, tensor: Tensor, config: GPTConfig) -> Tensor:
-    if name.endswith(_TRANSPOSED):
-        return tensor.t().contiguous()
-    return tensor[: config.vocab_size].contiguous() if name == "wte.weight" else tensor
+    """Our state dict -> tensors of a folder (contiguous, tied head left out)."""
+    tensors: dict[str, Tensor] = {}
+    for entry in _entries(config):
+        if entry.zeros:
+            tensors[entry.theirs[0]] = state["wte.weight"].new_zeros(entry.shape)
+            continue
+        tensor = state[entry.ours]
+        tensor = tensor[: config.vocab_size] if entry.ours in _PADDED else tensor
+        tensor = tensor.t() if entry.transposed else tensor
+        parts = tensor.chunk(len(entry.theirs))
+        tensors |= {name: part.contiguous() for name, part in zip(entry.theirs, parts, strict=True)}
+    return tensors
 
 
 def from_hf(tensors: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
-    """Tensors of a GPT-2 folder, under `tensor_shapes` names -> our state dict, in fp32."""
+    """Tensors of a folder, under `tensor_shapes` names -> our state dict, in fp32.
+
+    Copies: what came in may be views of a file, which must not change under the model. Raises CheckpointError for a
+    bias that is not zero in a model that has none.
+    """
     state = {}
-    for name in tensor_shapes(config):
-        tensor = tensors[name].float()
-        if name.endswith(_TRANSPOSED):
-            tensor = tensor.t().contiguous()
-        elif name == "wte.weight":
+    for entry in _entries(config):
+        if entry.zeros:
+            if tensors[entry.theirs[0]].any():
+                raise CheckpointError(f"{entry.theirs[0]} is not zero, and config.json promises a model without biases")
+            continue
+        parts = [tensors[name].float() for name in entry.theirs]
+        tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if entry.ours in _PADDED:
             padding = config.padded_vocab_size - tensor.size(0)
-            tensor = torch.nn.functional.pad(tensor, (0, 0, 0, padding))
+            state[entry.ours] = torch.nn.functional.pad(tensor, (0, 0, 0, padding))
         else:
-            tensor = tensor.clone()  # what came in may be a view of a file, which must not change under the model
-        state[name] = tensor
+            tensor = tensor.t() if entry.transposed else tensor
+            state[entry.ours] = tensor.clone(memory_format=torch.contiguous_format)
     return state
 
 
+def tied_to(config: GPTConfig) -> str | None:
+    """The tensor that an `lm_head.weight` in the folder may only repeat; None where the head is its own."""
+    return _MODULES[config.model_type]["wte"][0] + ".weight" if config.tied else None
+
+
 def match_names(found: Mapping[str, Sequence[int]], config: GPTConfig) -> dict[str, str]:
-    """Our name -> the folder's name, for every tensor that is needed; `found` is name -> shape, as in its header.
+    """Name as in `tensor_shapes` -> as in the folder, whose header says `found`: name -> shape.
 
     Raises CheckpointError for a tensor that is missing, unknown or of another shape, before any is read: others fill
     the gaps with random numbers.
@@ -82,75 +165,6 @@ def match_names(found: Mapping[str, Sequence[int]], config: GPTConfig) -> dict[s
         name for name in plain if name not in wanted and name != "lm_head.weight" and not name.endswith(_REDUNDANT)
     ]
     if extra:
-        raise CheckpointError(f"tensor {extra[0]} does not belong to a GPT-2 of {config.n_layer} layers")
+        promised = f"the {config.model_type} of {config.n_layer} layers that config.json promises"
+        raise CheckpointError(f"tensor {extra[0]} does not belong to {promised}")
     return {name: plain[name] for name in wanted}
-
-
-def to_hf_config(config: GPTConfig, eot_id: int) -> dict[str, Any]:
-    """`config.json`. n_ctx repeats n_positions because MLX and llama.cpp's converter read that name."""
-    return {
-        "model_type": "gpt2",
-        "architectures": ["GPT2LMHeadModel"],
-        "vocab_size": config.vocab_size,
-        "n_positions": config.n_positions,
-        "n_ctx": config.n_positions,
-        "n_embd": config.n_embd,
-        "n_layer": config.n_layer,
-        "n_head": config.n_head,
-        "n_inner": None,
-        "activation_function": "gelu_new",
-        "resid_pdrop": config.dropout,
-        "embd_pdrop": config.dropout,
-        "attn_pdrop": config.dropout,
-        "layer_norm_epsilon": config.layer_norm_epsilon,
-        "initializer_range": 0.02,
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "reorder_and_upcast_attn": False,
-        "tie_word_embeddings": True,
-        "bos_token_id": eot_id,
-        "eos_token_id": eot_id,
-        "dtype": "float32",
-    }
-
-
-def from_hf_config(values: Mapping[str, Any]) -> GPTConfig:
-    """`config.json` -> GPTConfig. Raises CheckpointError for another architecture or a value that cannot be."""
-    if values.get("model_type") != "gpt2":
-        raise CheckpointError(f"model_type is {values.get('model_type')!r}; this tool loads 'gpt2'")
-    for key, allowed in {
-        "activation_function": _TANH_GELU,
-        "scale_attn_weights": (True,),
-        "scale_attn_by_inverse_layer_idx": (False,),
-        "reorder_and_upcast_attn": (False,),
-        "add_cross_attention": (False,),
-        "tie_word_embeddings": (True,),
-        "n_inner": (None, 4 * _integer(values, "n_embd", 768)),
-    }.items():
-        if values.get(key, allowed[0]) not in allowed:
-            raise CheckpointError(f"config.json: {key} {values[key]!r} is not GPT-2's {allowed[0]!r}")
-    n_embd, n_head = _integer(values, "n_embd", 768), _integer(values, "n_head", 12)
-    if n_embd % n_head:
-        raise CheckpointError(f"config.json: n_embd {n_embd} is not divisible by n_head {n_head}")
-    return GPTConfig(
-        vocab_size=_integer(values, "vocab_size", 50257),
-        n_positions=_integer(values, "n_positions", 1024),
-        n_embd=n_embd,
-        n_layer=_integer(values, "n_layer", 12),
-        n_head=n_head,
-        layer_norm_epsilon=_epsilon(values),
-    )
-
-
-def _integer(values: Mapping[str, Any], key: str, default: int) -> int:
-    value = values.get(key, default)
-    if type(value) is not int or not 0 < value < 2**31:
-        raise CheckpointError(f"config.json: {key} is {value!r}, not a positive whole number")
-    return value
-
-
-def _epsilon(values: Mapping[str, Any]) -> float:
-    value = values.get("layer_norm_epsilon", 1e-5)
-    if type(value) not in (int, float) or not 0 < value < 1:
-        raise CheckpointError(f"config.json: layer_norm_epsilon is {value!r}, not a small positive number")
-    return float(value)

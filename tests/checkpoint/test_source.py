@@ -66,7 +66,7 @@ def test_a_plain_folder_is_no_checkpoint_of_a_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"\x80\x02\xff" * 100, b"", b"../../elsewhere", b"/etc", b"a\nb", b"step\x00", b"\x1b[2J"]
+    "content", [b"\x7f\x02\xff" * 100, b"", b"../../elsewhere", b"/etc", b"a\nb", b"step\x00", b"\x1b[2J"]
 )
 def test_a_file_that_points_nowhere(content: bytes) -> None:
     Path("ckpt.pt").write_bytes(content)
@@ -221,6 +221,13 @@ def test_a_shorter_context_says_the_same_of_short_texts() -> None:
     assert torch.equal(whole(ids), short(ids))
     with pytest.raises(ConfigError, match=f"more than the model's {TINY.n_positions}"):
         load_model("model", sequence_length=TINY.n_positions + 1)
+
+
+def test_a_shorter_context_of_a_model_without_a_table_of_positions() -> None:
+    write_folder(Path("model"), TINY.model_copy(update={"positions": "rope"}))
+    whole, short = load_model("model").model, load_model("model", sequence_length=4).model
+    ids = torch.tensor([[1, 2, 3, 4]])
+    assert short.config.n_positions == 4 and torch.equal(whole(ids), short(ids))
 
 
 def test_untrained_weights_follow_the_seed(gpt2_bpe: None) -> None:

@@ -80,6 +80,11 @@ def test_config_there_and_back() -> None:
     assert (values["n_ctx"], values["eos_token_id"], values["tie_word_embeddings"]) == (8, 69, True)
 
 
+def test_a_gpt2_says_nothing_of_what_only_we_have() -> None:
+    assert "bias" not in to_hf_config(CONFIG, eot_id=69)
+    assert to_hf_config(CONFIG.model_copy(update={"bias": False}), eot_id=69)["bias"] is False
+
+
 def test_a_config_without_most_keys_has_gpt2s_defaults() -> None:
     assert from_hf_config({"model_type": "gpt2"}) == GPTConfig(vocab_size=50257)
 
@@ -89,8 +94,9 @@ def test_a_config_without_most_keys_has_gpt2s_defaults() -> None:
     [
         ({"model_type": "llama"}, "model_type is 'llama'"),
         ({"model_type": None}, "model_type is None"),
-        ({"activation_function": "gelu"}, "activation_function 'gelu' is not GPT-2's 'gelu_new'"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings"),
+        ({"activation_function": "silu"}, "activation_function is 'silu'; known: gelu_new, "),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no', not true or false"),
+        ({"bias": None}, "bias is None, not true or false"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ({"n_inner": 100}, "n_inner 100"),
         ({"n_embd": 13}, "n_embd 13 is not divisible by n_head 3"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -23,14 +25,29 @@ def test_parameters_of_the_published_sizes(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [GPTConfig(vocab_size=101, n_positions=7, n_embd=12, n_layer=3, n_head=2), size("gpt2")]
+    "config",
+    [
+        size("gpt2"),
+        *(
+            GPTConfig(vocab_size=101, n_positions=7, n_embd=12, n_layer=3, n_head=2, **options)
+            for options in (
+                {},
+                {"bias": False},
+                {"tied": False},
+                {"positions": "rope"},
+                {"positions": "rope", "norm": "rmsnorm"},
+                {"positions": "rope", "norm": "rmsnorm", "bias": False, "tied": False},
+            )
+        ),
+    ],
 )
 def test_counts_are_those_of_the_built_model(config: GPTConfig) -> None:
     with torch.device("meta"):
         model = GPT(config)
-    padding = (config.padded_vocab_size - (config.vocab_size or 0)) * config.n_embd
+    padding = (config.padded_vocab_size - (config.vocab_size or 0)) * config.n_embd * (1 if config.tied else 2)
     assert sum(parameter.numel() for parameter in model.parameters()) - padding == config.num_parameters()
-    inside = sum(parameter.numel() for name, parameter in model.named_parameters() if name[:3] not in ("wte", "wpe"))
+    tables = ("wte.weight", "wpe.weight", "lm_head.weight")
+    inside = sum(parameter.numel() for name, parameter in model.named_parameters() if name not in tables)
     assert inside == config.num_parameters(embeddings=False)
 
 
@@ -55,9 +72,14 @@ def test_vocabulary_is_padded_to_64(vocab: int, padded: int) -> None:
         ({"dropout": 1.0}, "dropout = 1.0: input should be less than 1"),
         ({"layer_norm_epsilon": 0.0}, "layer_norm_epsilon = 0.0"),
         ({"n_layers": 2}, "unknown setting 'n_layers'"),
+        ({"norm": "rmsnorm"}, "norm layernorm (GPT-2), or positions rope (Arcee), would do"),
+        ({"positions": "rope", "n_embd": 36}, "n_embd 36 / n_head 12 = 3 is odd: n_embd 48 would do"),
+        ({"rope_theta": 500.0}, "rope_theta is 500, but positions are learned: positions rope reads it"),
+        ({"positions": "rope", "rope_theta": 1.0}, "rope_theta = 1.0: input should be greater than 1"),
+        ({"positions": "alibi"}, "positions = 'alibi': input should be 'learned' or 'rope'"),
     ],
 )
-def test_a_shape_that_cannot_be(values: dict[str, float], message: str) -> None:
+def test_a_shape_that_cannot_be(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build(GPTConfig, values)
     assert message in caught.value.message

@@ -10,6 +10,7 @@ from nano_gpt.config.training import OptimizerConfig
 from nano_gpt.errors import CheckpointError
 from nano_gpt.model.gpt import GPT
 from nano_gpt.training import optim
+from nano_gpt.training.muon import Muon
 from nano_gpt.training.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors, step_unless
 
 TINY = GPTConfig(vocab_size=70, n_positions=8, n_embd=16, n_layer=2, n_head=2)
@@ -37,6 +38,15 @@ def test_only_matrices_decay(optimizer: str) -> None:
     assert names == {
         name for name, _ in model.named_parameters() if name.endswith("weight") and ".ln_" not in f".{name}"
     }
+
+
+def test_a_head_of_its_own_decays_and_is_adamws() -> None:
+    """A table of rows, as the embedding: Muon has the matrices of the blocks only."""
+    model = GPT(TINY.model_copy(update={"tied": False}))
+    optimizer = build_optimizer(model, OptimizerConfig.model_validate({"name": "muon"}))
+    assert isinstance(optimizer, Muon) and not optimizer.orthogonalises(model.lm_head.weight)
+    decayed = [parameter for group in optimizer.param_groups if group["weight_decay"] for parameter in group["params"]]
+    assert any(parameter is model.lm_head.weight for parameter in decayed)
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
