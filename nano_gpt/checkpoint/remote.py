@@ -6,6 +6,7 @@ Every request of `huggingface_hub` can fail in a dozen ways, each an exception o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,10 @@ _MEANING = {
 # By name, because these classes are of the HTTP library that huggingface_hub happens to use.
 _UNREACHABLE = {"ConnectError", "ConnectTimeout", "ProxyError"}
 _CUT = {"ReadTimeout", "WriteTimeout", "ReadError", "WriteError", "RemoteProtocolError", "ConnectionResetError"}
+
+# hf_xet, which moves large files, tells an HTTP status in words only: "HTTP status client error (401 Unauthorized)".
+_XET_STATUS = re.compile(r"HTTP status \w+ error \((\d{3})")
+_XET_CUT = ("error sending request", "connection closed", "connection reset")
 
 
 def check_repo_id(name: str) -> None:
@@ -83,12 +88,14 @@ def hub_error(error: BaseException, doing: str) -> NetworkError:
             return NetworkError(f"{doing}: nobody is logged in to the hub", "hf auth login, or set HF_TOKEN")
         if isinstance(cause, HfHubHTTPError):
             return _refusal(cause.response.status_code, cause.server_message, doing)
+        if refused := _XET_STATUS.search(str(cause)):
+            return _refusal(int(refused[1]), None, doing)
     names = {type(cause).__name__ for cause in _chain(error)}
     if names & _UNREACHABLE:
         return NetworkError(f"{doing}: {constants.ENDPOINT} cannot be reached", "check the network (and HF_ENDPOINT)")
-    if names & _CUT:
+    if names & _CUT or any(words in str(error).lower() for words in _XET_CUT):
         return NetworkError(f"{doing}: the connection to {constants.ENDPOINT} was cut", "run the command again")
-    if isinstance(error, (ValueError, KeyError)):
+    if isinstance(error, (ValueError, KeyError)) or "error decoding response body" in str(error):
         return NetworkError(
             f"{doing}: {constants.ENDPOINT} does not answer as a hub does", "check HF_ENDPOINT, or a proxy"
         )

@@ -1,7 +1,7 @@
 """What a user means by "that model": one parser for every way to name one.
 
---checkpoint   a run folder (its newest checkpoint) or a checkpoint folder
---pretrained   gpt2 .. gpt2-xl, a folder, or a hub id user/name
+--checkpoint   a run folder (its newest checkpoint), a checkpoint folder, or a peer's file
+--pretrained   gpt2 .. gpt2-xl, any of these, or a hub id user/name
 --model        a preset, with untrained weights
 """
 
@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
-from nano_gpt.checkpoint.folder import CONFIG, WEIGHTS, is_model_folder, read_json, read_model_folder
+from nano_gpt.checkpoint.folder import CONFIG, TOKENIZER_FILES, WEIGHTS, is_model_folder, read_json, read_model_folder
+from nano_gpt.checkpoint.foreign.reading import is_foreign, read_foreign
 from nano_gpt.checkpoint.remote import check_repo_id, download
 from nano_gpt.checkpoint.store import SETTINGS, checkpoints_of
+from nano_gpt.checkpoint.vocabulary import with_tokenizer
 from nano_gpt.config.loading import build
 from nano_gpt.config.model import GPTConfig
 from nano_gpt.config.presets import PRESETS, preset_values
@@ -55,28 +57,30 @@ def load_model(
     *,
     checkpoint: Path | str | None = None,
     preset: str | None = None,
+    tokenizer: str | None = None,
     sequence_length: int | None = None,
     seed: int = 1337,
     device: torch.device | str = "cpu",
 ) -> LoadedModel:
     """At most one of the three names a model; none means the newest run in runs/, or else the hub's gpt2.
 
-    Weights are fp32 and the model is in eval mode. `sequence_length` shortens its context; `seed` is that of a
-    preset's untrained weights. Raises CheckpointError for what is missing or damaged, ConfigError for an unknown
-    preset or a context that the model does not have, NetworkError when the hub is needed and cannot be reached.
+    Weights are fp32 and the model is in eval mode. `tokenizer` is that of a model which comes without one (None:
+    GPT-2's, where it fits). `sequence_length` shortens its context; `seed` is that of a preset's untrained weights.
+    Raises CheckpointError for what is missing or damaged, ConfigError for an unknown preset or a context that the model
+    does not have, NetworkError when the hub is needed and cannot be reached.
     """
     given = [name for name in (pretrained, checkpoint, preset) if name]
     if len(given) > 1:
         raise CheckpointError(f"more than one model is named: {', '.join(map(str, given))}", "name one")
     if checkpoint:
-        loaded = _from_folder(checkpoint_folder(Path(checkpoint)))
+        loaded = _from_path(Path(checkpoint), tokenizer)
     elif preset:
-        loaded = _untrained(preset, seed)
+        loaded = _untrained(preset, seed, tokenizer)
     elif pretrained is None and (run := newest_run()) is not None:
         logger.info(f"model: the newest run, {run}")
-        loaded = _from_folder(checkpoint_folder(run))
+        loaded = _from_path(run, tokenizer)
     else:
-        loaded = _pretrained(pretrained or "gpt2")
+        loaded = _pretrained(pretrained or "gpt2", tokenizer)
     if sequence_length is not None:
         loaded = replace(loaded, model=_shortened(loaded.model, sequence_length))
     return loaded.to(device)
@@ -102,9 +106,12 @@ def checkpoint_folder(path: Path) -> Path:
         raise CheckpointError(
             f"the run {path} has no checkpoint in {checkpoints_of(path)}", f"nano-gpt train --resume {path} goes on"
         )
+    peers = sorted(file for file in path.glob("*.*") if file.suffix in (".pt", ".bin") and is_foreign(file))
     raise CheckpointError(
         f"{path} is not a checkpoint: neither a run folder nor a folder with {CONFIG} and {WEIGHTS}",
-        "a run's checkpoints are in runs/NAME/checkpoints/step_NNNNNN",
+        f"of another trainer, name the file: {peers[-1]}"
+        if peers
+        else "a run's checkpoints are in runs/NAME/checkpoints/step_NNNNNN",
     )
 
 
@@ -113,25 +120,41 @@ def _pointed_to(pointer: Path) -> Path:
     with pointer.open("rb") as file:
         name = file.read(256).strip().decode("utf-8", errors="replace")
     if not name or not name.isprintable() or Path(name).name != name:
-        raise CheckpointError(f"{pointer} is not a checkpoint folder, nor does it name one", "name the folder")
+        raise CheckpointError(
+            f"{pointer} is not a checkpoint folder, nor does it name one",
+            "name the folder, or a file of nanoGPT, build-nanogpt, llm.c or allenporter/nano-gpt",
+        )
     target = pointer.parent / name
     if not is_model_folder(target):
         raise CheckpointError(f"{pointer} names {target}, which is not a checkpoint", f"ls {pointer.parent}")
     return target
 
 
-def _from_folder(folder: Path, repo_id: str | None = None) -> LoadedModel:
+def _from_path(path: Path, tokenizer: str | None) -> LoadedModel:
+    """A peer's file, or whatever `checkpoint_folder` takes."""
+    if not is_foreign(path):
+        return _from_folder(checkpoint_folder(path), tokenizer)
+    model, found = with_tokenizer(read_foreign(path), tokenizer, str(path))
+    return LoadedModel(model, found, str(path))
+
+
+def _from_folder(folder: Path, asked: str | None, repo_id: str | None = None) -> LoadedModel:
     try:
         state = read_json(folder / "training" / "state.json")
     except FileNotFoundError:
         state = None
-    model, tokenizer = read_model_folder(folder), load_tokenizer(folder)
-    rows = model.config.vocab_size or 0
+    model, origin = read_model_folder(folder), repo_id or str(folder)
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        model, tokenizer = with_tokenizer(model, asked, origin)
+        return LoadedModel(model, tokenizer, origin, folder, state, repo_id)
+    tokenizer, rows = load_tokenizer(folder), model.config.vocab_size or 0
+    if asked is not None and load_tokenizer(asked).fingerprint != tokenizer.fingerprint:
+        raise CheckpointError(f"{origin} has a tokenizer of its own, which is not {asked}", "leave out --tokenizer")
     if tokenizer.vocab_size > rows:
         raise CheckpointError(
             f"{folder}: its tokenizer has {tokenizer.vocab_size} ids and its model {rows}", "they are not of one model"
         )
-    return LoadedModel(model, tokenizer, repo_id or str(folder), folder, state, repo_id)
+    return LoadedModel(model, tokenizer, origin, folder, state, repo_id)
 
 
 def _shortened(model: GPT, sequence_length: int) -> GPT:
@@ -145,13 +168,15 @@ def _shortened(model: GPT, sequence_length: int) -> GPT:
     with torch.device("meta"):
         shorter = GPT(config)
     state = model.state_dict()
-    shorter.load_state_dict({**state, "wpe.weight": state["wpe.weight"][:sequence_length].clone()}, assign=True)
+    if config.positions == "learned":
+        state["wpe.weight"] = state["wpe.weight"][:sequence_length].clone()
+    shorter.load_state_dict(state, assign=True)
     return shorter.eval()
 
 
-def _untrained(preset: str, seed: int) -> LoadedModel:
+def _untrained(preset: str, seed: int, asked: str | None) -> LoadedModel:
     shape = preset_values(preset)["model"]
-    tokenizer = load_tokenizer("gpt2")
+    tokenizer = load_tokenizer(asked or "gpt2")
     torch.manual_seed(derive_seed(seed, "weights"))
     logger.info(f"model: {preset} with untrained weights")
     return LoadedModel(
@@ -159,14 +184,14 @@ def _untrained(preset: str, seed: int) -> LoadedModel:
     )
 
 
-def _pretrained(name: str) -> LoadedModel:
-    folder = Path(name)
-    if folder.is_dir():
-        return _from_folder(checkpoint_folder(folder))
+def _pretrained(name: str, tokenizer: str | None) -> LoadedModel:
+    if Path(name).exists():
+        return _from_path(Path(name), tokenizer)
     if name in PRESETS and name not in GPT2_NAMES:
         raise CheckpointError(f"there are no published weights for {name!r}", f"published: {', '.join(GPT2_NAMES)}")
-    if name not in GPT2_NAMES and (name.startswith((".", "/", "~")) or name.count("/") != 1):
-        raise CheckpointError(f"there is no folder {name}", "a hub id looks like user/name; GPT-2 is gpt2 .. gpt2-xl")
+    kind = "file" if name.endswith((".pt", ".bin")) else "folder"
+    if name not in GPT2_NAMES and (kind == "file" or name.startswith((".", "/", "~")) or name.count("/") != 1):
+        raise CheckpointError(f"there is no {kind} {name}", "a hub id looks like user/name; GPT-2 is gpt2 .. gpt2-xl")
     repo_id = f"openai-community/{name}" if name in GPT2_NAMES else name
     check_repo_id(repo_id)
-    return _from_folder(download(repo_id), repo_id)
+    return _from_folder(download(repo_id), tokenizer, repo_id)
