@@ -16,7 +16,9 @@ from nano_gpt.config.model import GPTConfig
 from nano_gpt.data.catalog import CATALOG, HUB
 from nano_gpt.hub.record import Event, TrainingRecord, is_number, training_record
 
+TASK = "text-generation"  # the hub's name of what these models do
 _CURVE_POINTS = 10  # rows in the table of validation losses
+_HELLASWAG, _HELLASWAG_ITEMS = "Rowan/hellaswag", 10042  # of its validation split
 # Fields of a HellaSwag event -> the rule that made them: scores by different rules do not compare.
 _RULES = {
     "accuracy": "mean per token, as build-nanogpt scores",
@@ -29,10 +31,9 @@ _ERRORS = {"accuracy": "stderr", "acc": "acc_stderr", "acc_norm": "acc_norm_stde
 def model_card(loaded: LoadedModel) -> str:
     """README.md: YAML front matter as the hub reads it, then Markdown."""
     record = training_record(loaded)
-    title = f"GPT-2 with {_count(loaded.model.config.num_parameters())} parameters"
     sections = [
-        "---\n" + yaml.safe_dump(_front_matter(loaded, record, title), sort_keys=False, allow_unicode=True) + "---",
-        f"# {title}",
+        "---\n" + yaml.safe_dump(_front_matter(loaded, record), sort_keys=False, allow_unicode=True) + "---",
+        f"# {title(loaded.model.config)}",
         _introduction(loaded, record),
         "## Shape\n\n" + _shape(loaded),
     ]
@@ -41,7 +42,47 @@ def model_card(loaded: LoadedModel) -> str:
     if record is not None and (results := _results(record)):
         sections.append("## Results\n\n" + results)
     sections.append("## Use\n\n" + _USE)
+    if (warning := caution(loaded.model.config)) is not None:
+        sections.append(warning)
     return "\n\n".join(sections) + "\n"
+
+
+def eval_results(loaded: LoadedModel) -> str | None:
+    """`.eval_results/hellaswag.yaml`, from which the hub's leaderboards read; the card's model-index is its older form.
+
+    lm-eval's `acc_norm` over all of the validation set, since only that compares with others; None where it is unknown.
+    """
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    record = training_record(loaded)
+    event = record.hellaswag if record is not None else None
+    if event is None or event.get("total") != _HELLASWAG_ITEMS or not is_number(event.get("acc_norm")):
+        return None
+    entry = EvalResultEntry(
+        dataset_id=_HELLASWAG, task_id="hellaswag", value=round(event["acc_norm"], 6), notes="acc_norm, zero-shot"
+    )
+    return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+
+
+def title(config: GPTConfig) -> str:
+    """`GPT-2 with 124M parameters`"""
+    return f"{_family(config)} with {_count(config.num_parameters())} parameters"
+
+
+def caution(config: GPTConfig) -> str | None:
+    """Which programs would compute another model without saying so: they know one activation per architecture."""
+    usual = "relu2" if config.model_type == "arcee" else "gelu"
+    if config.activation == usual:
+        return None
+    return (
+        f"llama.cpp and MLX compute every {config.model_type} with {usual}, and this model has {config.activation}: "
+        "with them it talks nonsense. transformers and vLLM read the activation from config.json."
+    )
+
+
+def tags(config: GPTConfig) -> list[str]:
+    """The architecture by its name in `transformers`, and who made it."""
+    return [config.model_type, "nano-gpt"]
 
 
 _USE = """With transformers:
@@ -63,19 +104,19 @@ nano-gpt sample --pretrained user/name "Once upon a time"
 ```"""
 
 
-def _front_matter(loaded: LoadedModel, record: TrainingRecord | None, title: str) -> dict[str, Any]:
+def _front_matter(loaded: LoadedModel, record: TrainingRecord | None) -> dict[str, Any]:
     """Keys of the hub's model card metadata. No license: only the author can give one."""
     values: dict[str, Any] = {
         "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["gpt2", "nano-gpt"],
+        "pipeline_tag": TASK,
+        "tags": tags(loaded.model.config),
     }
     if record is None and loaded.repo_id is not None:
         values["base_model"] = loaded.repo_id
     if hub_dataset := _hub_dataset(record):
         values["datasets"] = [hub_dataset]
     if record is not None and (results := _index_results(record)):
-        values["model-index"] = [{"name": title, "results": results}]
+        values["model-index"] = [{"name": title(loaded.model.config), "results": results}]
     return values
 
 
@@ -87,26 +128,27 @@ def _index_results(record: TrainingRecord) -> list[dict[str, Any]]:
         loss = {"validation loss": record.validation_loss}
         results.append(_result(_hub_dataset(record) or dataset, dataset, loss, "loss"))
     if scores := _scores(record):
-        results.append(_result("Rowan/hellaswag", "HellaSwag", scores, "accuracy"))
+        results.append(_result(_HELLASWAG, "HellaSwag", scores, "accuracy"))
     return results
 
 
 def _result(dataset_type: str, dataset_name: str, metrics: dict[str, float], metric_type: str) -> dict[str, Any]:
     return {
-        "task": {"type": "text-generation", "name": "Text generation"},
+        "task": {"type": TASK, "name": "Text generation"},
         "dataset": {"type": dataset_type, "name": dataset_name, "split": "validation"},
         "metrics": [{"type": metric_type, "name": name, "value": round(value, 6)} for name, value in metrics.items()],
     }
 
 
 def _introduction(loaded: LoadedModel, record: TrainingRecord | None) -> str:
+    family = _family(loaded.model.config)
     if record is None:
         source = f"exported from `{loaded.repo_id}`" if loaded.repo_id else "exported"
-        made = f"A GPT-2 language model, {source} with nano-gpt."
+        made = f"A {family} language model, {source} with nano-gpt."
     else:
         dataset = _dataset(record)
         on = f" on `{dataset}`" if dataset is not None else ""
-        made = f"A GPT-2 language model, trained{on} with nano-gpt."
+        made = f"A {family} language model, trained{on} with nano-gpt."
     return (
         f"{made} It is a base model: it continues text. It was not taught to answer questions or to follow "
         "instructions, and it repeats what its training text contains, mistakes and prejudices included."
@@ -123,6 +165,7 @@ def _shape(loaded: LoadedModel) -> str:
         "width": config.n_embd,
         "context": f"{config.n_positions:,} tokens",
         "vocabulary": f"{config.vocab_size:,}",
+        **_differences(config),
         "tokenizer": "its own" if set(name) & set("/\\") else f"`{name}`",
     }
     return _table(("", ""), rows.items())
@@ -186,6 +229,17 @@ def _thinned(events: tuple[Event, ...]) -> list[Event]:
 def _table(head: tuple[str, str], rows: Iterable[tuple[str, Any]]) -> str:
     lines = [f"| {head[0]} | {head[1]} |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
     return "\n".join(lines)
+
+
+def _family(config: GPTConfig) -> str:
+    return "GPT" if _differences(config) else "GPT-2"
+
+
+def _differences(config: GPTConfig) -> dict[str, Any]:
+    """Settings of the architecture that are not GPT-2's, by name."""
+    plain = GPTConfig()
+    names = ("positions", "norm", "activation", "bias", "tied")
+    return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(plain, name)}
 
 
 def _count(parameters: int) -> str:

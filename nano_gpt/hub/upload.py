@@ -14,7 +14,7 @@ from pathlib import Path
 from nano_gpt.checkpoint.remote import check_repo_id, hub_error, network_errors
 from nano_gpt.checkpoint.source import checkpoint_folder, load_model
 from nano_gpt.errors import ConfigError
-from nano_gpt.hub.export import EXPORT_FILES, check_sums, export, is_export
+from nano_gpt.hub.export import check_sums, export, export_files, is_export, strangers
 from nano_gpt.runtime.logs import logger
 
 # Seconds: to connect, and to wait for an answer. A commit of many files takes the hub a minute or two.
@@ -33,7 +33,7 @@ def upload(folder: Path, repo_id: str, *, private: bool = False, message: str | 
     doing = f"uploading to {repo_id}"
     user = _whoami(doing)
     with _exported(source) as ready:
-        names = [name for name in EXPORT_FILES if (ready / name).is_file()]
+        names = export_files(ready)
         size = sum((ready / name).stat().st_size for name in names)
         logger.info(f"{doing} as {user}: {len(names)} files, {size / 1e6:.1f} MB")
         return _send(ready, names, repo_id, private, message or "Upload a GPT-2 with nano-gpt", doing)
@@ -44,7 +44,7 @@ def _exported(source: Path) -> Iterator[Path]:
     """An export of `source`: itself, if it is one and undamaged, or else a temporary one."""
     if is_export(source):
         check_sums(source)
-        if left_out := sorted(entry.name for entry in source.iterdir() if entry.name not in EXPORT_FILES):
+        if left_out := strangers(source):
             logger.info(f"not part of the model, so not uploaded: {', '.join(left_out)}")
         yield source
         return

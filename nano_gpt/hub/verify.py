@@ -27,11 +27,14 @@ _TEXT = (
 )
 
 
-def compare_with_transformers(loaded: LoadedModel, folder: Path) -> tuple[float, int]:
+def compare_with_transformers(
+    loaded: LoadedModel, folder: Path, dtype: torch.dtype = torch.float32
+) -> tuple[float, int]:
     """Open `folder` as a stranger would: the tokenizer by text and back, the model by its logits.
 
     Returns the largest absolute difference of a logit, and how many tokens were read. Raises CheckpointError where
-    `transformers` cannot open the folder, fills gaps in it, or does not agree with `loaded`.
+    `transformers` cannot open the folder, fills gaps in it, loads another type than `dtype`, or does not agree with
+    `loaded`. Both compute in fp32, so that the tolerance is the same for every `dtype`.
     """
     import transformers
 
@@ -40,7 +43,7 @@ def compare_with_transformers(loaded: LoadedModel, folder: Path) -> tuple[float,
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
             ids = _check_round_trip(loaded.tokenizer, tokenizer)
             opened: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -48,7 +51,9 @@ def compare_with_transformers(loaded: LoadedModel, folder: Path) -> tuple[float,
     model, info = opened
     if faults := [f"{kind}: {', '.join(map(str, names))}" for kind, names in info.items() if names]:
         raise CheckpointError(f"transformers does not take the export as it is: {faults[0][:200]}")
-    return _compare_logits(loaded, model, ids)
+    if model.dtype != dtype:
+        raise CheckpointError(f"transformers loads the export as {model.dtype}, it was written as {dtype}")
+    return _compare_logits(loaded, model.float(), ids)
 
 
 def _check_round_trip(ours: Tokenizer, theirs: Any) -> list[int]:

@@ -5,7 +5,8 @@
         subprocess.run(..., env=hub.environment(tmp_path))
         hub.failures["/commit/"] = 429          # an HTTP status, or "cut": the connection ends without an answer
 
-What was sent lies in `hub.repositories["user/name"].files`.
+What was sent lies in `hub.repositories["user/name"].files`. With `hub.large_files` weights go by Git LFS, and are kept
+in `hub.objects` from then on, commit or no commit. Of Xet, which the real hub prefers, there is only the refusal.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ class FakeHub:
         self.repositories: dict[str, Repository] = {}
         self.failures: dict[str, int | str] = {}
         self.requests: list[str] = []
+        self.large_files = False
+        self.objects: dict[str, bytes] = {}
+        """Of Git LFS, by their sha256."""
         hub = self
 
         class Handler(_Handler):
@@ -106,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve()
 
-    do_HEAD = do_POST = do_GET  # noqa: N815 (http.server looks for these names)
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 (http.server looks for these names)
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -126,6 +130,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._validate_card(json.loads(body)["content"])
         if path == "/api/repos/create":
             return self._create(json.loads(body))
+        if path.endswith("/info/lfs/objects/batch"):
+            return self._batch(json.loads(body)["objects"])
+        if path.startswith("/storage/"):
+            return self._keep(path.removeprefix("/storage/"), body)
         match = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(preupload|commit|revision|tree)/([^/]+))?", path)
         if match and match[1] in self.hub.repositories:
             return self._model(match[1], match[2], body)
@@ -171,7 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
             files = [
                 {
                     "path": path,
-                    "uploadMode": "regular",
+                    "uploadMode": "lfs" if self.hub.large_files and path.endswith(".safetensors") else "regular",
                     "shouldIgnore": False,
                     "oid": _blob_id(repository.files[path]) if path in repository.files else None,
                 }
@@ -184,6 +192,8 @@ class _Handler(BaseHTTPRequestHandler):
                     repository.commits.append(line["value"]["summary"])
                 if line["key"] == "file":
                     repository.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                if line["key"] == "lfsFile":
+                    repository.files[line["value"]["path"]] = self.hub.objects[line["value"]["oid"]]
             sha = repository.sha
             return self._json(
                 {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{repo_id}/commit/{sha}"}
@@ -197,6 +207,20 @@ class _Handler(BaseHTTPRequestHandler):
             )
         siblings = [{"rfilename": path} for path in sorted(repository.files)]
         return self._json({"id": repo_id, "sha": repository.sha, "private": repository.private, "siblings": siblings})
+
+    def _batch(self, objects: list[dict[str, Any]]) -> None:
+        """Where to put what is not here yet."""
+        answers = []
+        for wanted in objects:
+            upload = {"actions": {"upload": {"href": f"{self.hub.url}/storage/{wanted['oid']}"}}}
+            answers.append({**wanted, **({} if wanted["oid"] in self.hub.objects else upload)})
+        self._json({"transfer": "basic", "objects": answers})
+
+    def _keep(self, oid: str, body: bytes) -> None:
+        if hashlib.sha256(body).hexdigest() != oid:
+            return self._json({"error": "not what was announced"}, 422)
+        self.hub.objects[oid] = body
+        return self._json({})
 
     def _file(self, repository: Repository, path: str) -> None:
         data = repository.files[path]

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import yaml
-from hub.small_models import small_model, write_run
+from hub.small_models import TINY, small_model, write_run
 from huggingface_hub import ModelCard
 
 from nano_gpt.checkpoint.source import LoadedModel, load_model
 from nano_gpt.config import RunConfig, resolve
-from nano_gpt.hub.card import model_card
+from nano_gpt.errors import CheckpointError
+from nano_gpt.hub.card import eval_results, model_card
+from nano_gpt.hub.export import RESULTS, export
 from nano_gpt.hub.record import training_record
 from nano_gpt.tokenizer import load_tokenizer
 
@@ -58,6 +60,26 @@ def test_a_trained_model(tmp_path: Path, fineweb: RunConfig) -> None:
     assert "AutoModelForCausalLM" in text and "nano-gpt sample --pretrained" in text
 
 
+def test_results_for_leaderboards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a score that compares with others': by lm-eval's rule, and over all items."""
+    monkeypatch.chdir(tmp_path)
+    score = {"kind": "hellaswag", "step": 40, "acc_norm": 0.3114, "acc": 0.2892, "accuracy": 0.2955, "total": 10042}
+    loaded = load_model(checkpoint=write_run(tmp_path / "run", 40, {}, [score]))
+    files = export(loaded, Path("export")).files
+    text = Path("export", RESULTS).read_text()
+    assert files[RESULTS] == len(text) and RESULTS in Path("export/SHA256SUMS").read_text()
+    dataset = {"id": "Rowan/hellaswag", "task_id": "hellaswag"}
+    assert yaml.safe_load(text) == [{"dataset": dataset, "value": 0.3114, "notes": "acc_norm, zero-shot"}]
+    export(loaded, Path("export"), overwrite=True)
+    (Path("export", RESULTS).parent / "mine.yaml").write_text("my own")
+    with pytest.raises(CheckpointError, match=r"holds more than a model: \.eval_results/mine\.yaml"):
+        export(loaded, Path("export"), overwrite=True)
+    for different in ({"total": 2000}, {"acc_norm": None}):
+        other = write_run(tmp_path / "other", 40, {}, [{**score, **different}])
+        assert eval_results(load_model(checkpoint=other)) is None
+    assert eval_results(LoadedModel(small_model(), load_tokenizer("byte"), "no run")) is None
+
+
 def test_a_long_curve_is_thinned(tmp_path: Path) -> None:
     text, _ = card_of(write_run(tmp_path / "run", 190, {}, EVENTS))
     rows = text.split("| step | validation loss |\n|---|---|\n")[1].split("\n\n")[0].splitlines()
@@ -78,6 +100,24 @@ def test_an_imported_model() -> None:
     assert ModelCard(text).data.base_model == "a/b"
     assert "exported from `a/b`" in text and "## Training" not in text
     ModelCard(model_card(LoadedModel(small_model(), load_tokenizer("byte"), "somewhere")))
+
+
+@pytest.mark.parametrize(
+    ("values", "title", "warning"),
+    [
+        ({}, "# GPT-2 with ", None),
+        ({"activation": "relu2"}, "# GPT with ", "every gpt2 with gelu, and this model has relu2"),
+        ({"positions": "rope"}, "# GPT with ", None),
+        ({"positions": "rope", "norm": "rmsnorm"}, "# GPT with ", "every arcee with relu2, and this model has gelu"),
+        ({"positions": "rope", "norm": "rmsnorm", "activation": "relu2"}, "# GPT with ", None),
+    ],
+)
+def test_other_architectures(values: dict[str, Any], title: str, warning: str | None) -> None:
+    config = TINY.model_copy(update=values)
+    text = model_card(LoadedModel(small_model(config), load_tokenizer("byte"), "a test"))
+    assert title in text and all(f"| {name} | {value} |" in text for name, value in values.items())
+    assert config.model_type in ModelCard(text).data.tags
+    assert (warning in text) if warning else ("llama.cpp" not in text)
 
 
 def test_nothing_of_this_machine_is_told(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from hub.small_models import TINY, small_model, write_folder, write_run
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nano_gpt.checkpoint.folder import CONFIG, WEIGHTS
@@ -20,6 +21,7 @@ from nano_gpt.errors import CheckpointError
 from nano_gpt.hub import export as export_module
 from nano_gpt.hub import verify
 from nano_gpt.hub.export import EXPORT_FILES, check_sums, export
+from nano_gpt.hub.precision import Precision
 from nano_gpt.runtime import files
 from nano_gpt.tokenizer import load_tokenizer
 from nano_gpt.tokenizer.char import CharTokenizer
@@ -128,7 +130,7 @@ def test_weights_that_are_not_numbers() -> None:
     loaded = loaded_model()
     with torch.no_grad():
         loaded.model.ln_f.bias[0] = float("nan")
-    with pytest.raises(CheckpointError, match="logits differ from this model's by nan"):
+    with pytest.raises(CheckpointError, match=r"tensor ln_f\.bias has values that are .* no numbers"):
         export(loaded, Path("export"))
     assert nothing_is_left()
 
@@ -164,6 +166,69 @@ def test_the_bound_grows_with_the_logits(largest: float, right: float, wrong: fl
     assert difference == pytest.approx(right, rel=0.02)
     with pytest.raises(CheckpointError, match="logits differ"):
         verify._compare_logits(loaded, Shifted(loaded.model, -wrong), ids)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+@torch.inference_mode()
+def test_smaller_types(precision: Precision, dtype: torch.dtype) -> None:
+    """A stranger gets the type that was asked for, and with it our weights as rounding leaves them."""
+    loaded = loaded_model()
+    report = export(loaded, Path("export"), precision=precision)
+    assert report.largest_difference <= 1e-4
+    assert json.loads(Path("export", CONFIG).read_text())["dtype"] == str(dtype).removeprefix("torch.")
+    stored = load_file(Path("export", WEIGHTS))
+    assert {tensor.dtype for tensor in stored.values()} == {dtype}
+    assert torch.equal(stored["h.1.ln_2.bias"], loaded.model.state_dict()["h.1.ln_2.bias"].to(dtype))
+    model = AutoModelForCausalLM.from_pretrained("export")
+    assert model.dtype == dtype
+    ids = torch.arange(32)[None]
+    expected = loaded.model.to(dtype)(ids)  # computing in it too: a different order of sums moves the last bits
+    assert (model(ids).logits - expected).abs().max() <= 0.02 * expected.abs().max()
+    again = load_model("export").model.state_dict()
+    assert all(
+        torch.equal(tensor.to(dtype), again[name].to(dtype)) for name, tensor in loaded.model.state_dict().items()
+    )
+
+
+def test_a_model_keeps_its_own_type() -> None:
+    loaded = loaded_model()
+    before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
+    export(loaded, Path("export"), precision="fp16")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in loaded.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("precision", "value", "message"),
+    [
+        ("fp16", 70000.0, r"tensor h\.1\.attn\.c_proj\.bias reaches 70000, and fp16 ends at 65504"),
+        ("bf16", 3.4e38, r"tensor h\.1\.attn\.c_proj\.bias reaches 3\.4e\+38, and bf16 ends at 3\.38953e\+38"),
+    ],
+)
+def test_a_weight_that_does_not_fit(precision: Precision, value: float, message: str) -> None:
+    loaded = loaded_model()
+    with torch.no_grad():
+        loaded.model.h[1].attn.c_proj.bias[3] = -value
+    with pytest.raises(CheckpointError, match=message):
+        export(loaded, Path("export"), precision=precision)
+    assert nothing_is_left()
+
+
+def test_what_others_would_get_wrong_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    config = TINY.model_copy(update={"activation": "relu2"})
+    export(LoadedModel(small_model(config), load_tokenizer("byte"), "a test"), Path("export"))
+    assert "llama.cpp and MLX compute every gpt2 with gelu, and this model has relu2" in caplog.text
+
+
+def test_a_folder_of_another_type_than_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = export_module.write_model_folder
+
+    def lying(folder: Path, config: Any, state: Any, tokenizer: Any, extra: Any) -> None:
+        honest(folder, config, state, tokenizer, {"dtype": "float32"})
+
+    monkeypatch.setattr(export_module, "write_model_folder", lying)
+    with pytest.raises(CheckpointError, match=r"loads the export as torch\.float32, it was written as torch\.bfloat16"):
+        export(loaded_model(), Path("export"), precision="bf16")
+    assert nothing_is_left()
 
 
 def test_a_target_that_exists() -> None:
@@ -247,3 +312,6 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert values["folder"] == "again" and values["largest_logit_difference"] <= 1e-4
     assert values["files"][WEIGHTS] > 0
     assert run(["export"]) == 2
+    assert "--export-dir DIR, --gguf FILE" in capsys.readouterr().err
+    assert run(["export", "--export-dir", "half", "--dtype", "bf16"]) == 0
+    assert Path("half", WEIGHTS).stat().st_size < 0.6 * Path("export", WEIGHTS).stat().st_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ from hub.fake_hub import FakeHub, Repository
 from hub.small_models import small_model, write_folder, write_run
 
 from nano_gpt.checkpoint.folder import WEIGHTS
+from nano_gpt.checkpoint.remote import hub_error
 from nano_gpt.checkpoint.source import LoadedModel, load_model
 from nano_gpt.cli.main import run
 from nano_gpt.errors import CheckpointError, ConfigError, NetworkError
-from nano_gpt.hub.export import EXPORT_FILES, export
+from nano_gpt.hub.export import EXPORT_FILES, RESULTS, export
 from nano_gpt.hub.upload import upload
 from nano_gpt.tokenizer import load_tokenizer
 
@@ -36,15 +38,19 @@ def exported(hub: FakeHub) -> Path:
     return Path("export")
 
 
-def test_an_export_goes_as_it_is(hub: FakeHub, exported: Path) -> None:
+def test_an_export_goes_as_it_is(hub: FakeHub, exported: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     (exported / "notes.txt").write_text("not for the world")
     (exported / ".env").write_text("HF_TOKEN=secret")
+    (exported / RESULTS).parent.mkdir()
+    (exported / RESULTS).write_text("[]")
     (exported / "README.md").write_text("---\nlicense: mit\n---\nmy own card\n")
     assert upload(exported, "user/name", message="first") == f"{hub.url}/user/name"
     repository = hub.repositories["user/name"]
-    assert set(repository.files) == set(EXPORT_FILES)
+    assert set(repository.files) == {*EXPORT_FILES, RESULTS}
     assert all(data == (exported / name).read_bytes() for name, data in repository.files.items())
     assert repository.commits == ["first"] and not repository.private
+    assert "not part of the model, so not uploaded: .env, notes.txt" in caplog.text
 
 
 def test_and_comes_back(hub: FakeHub, exported: Path) -> None:
@@ -169,6 +175,10 @@ REFUSALS = [(step, failure) for step in STEPS for failure in MESSAGES if (step, 
 def test_every_refusal_is_one_line(
     hub: FakeHub, exported: Path, monkeypatch: pytest.MonkeyPatch, step: str, failure: int | str
 ) -> None:
+    check_refusal(hub, exported, monkeypatch, step, failure)
+
+
+def check_refusal(hub: FakeHub, exported: Path, monkeypatch: pytest.MonkeyPatch, step: str, failure: int | str) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library waits half a minute before it gives up
     hub.failures[step] = failure
     with pytest.raises(NetworkError, match="^uploading to user/name: .*" + MESSAGES[failure]) as caught:
@@ -176,6 +186,72 @@ def test_every_refusal_is_one_line(
     assert "\n" not in caught.value.message
     hub.failures.clear()
     assert upload(exported, "user/name"), "and the same command again goes through"
+    assert set(hub.repositories["user/name"].files) == set(EXPORT_FILES)
+
+
+@pytest.fixture
+def large_files(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights go by Git LFS: what a hub takes from a machine without Xet."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    hub.large_files = True
+
+
+def test_large_files(hub: FakeHub, exported: Path, large_files: None) -> None:
+    upload(exported, "user/name")
+    assert list(hub.objects.values()) == [(exported / WEIGHTS).read_bytes()]
+    assert hub.repositories["user/name"].files[WEIGHTS] == (exported / WEIGHTS).read_bytes()
+
+
+# A page in place of the object storage's empty answer goes unnoticed until the commit.
+LARGE_REFUSALS = [
+    (step, failure)
+    for step in ("/info/lfs/", "/storage/")
+    for failure in MESSAGES
+    if (step, failure) != ("/storage/", "html")
+]
+
+
+@pytest.mark.parametrize(("step", "failure"), LARGE_REFUSALS)
+def test_every_refusal_of_weights_is_one_line(
+    hub: FakeHub, exported: Path, monkeypatch: pytest.MonkeyPatch, large_files: None, step: str, failure: int | str
+) -> None:
+    check_refusal(hub, exported, monkeypatch, step, failure)
+
+
+@pytest.mark.parametrize("failure", [401, 403, 404])
+def test_every_refusal_of_xet_is_one_line(hub: FakeHub, exported: Path, failure: int) -> None:
+    """The way of weights to the real hub. (It tries others again for minutes, so they are in the next test.)"""
+    hub.large_files = True
+    hub.failures["/xet-write-token/"] = failure
+    with pytest.raises(NetworkError, match="^uploading to user/name: .*" + MESSAGES[failure]):
+        upload(exported, "user/name")
+
+
+@pytest.mark.parametrize(
+    ("words", "failure"),
+    [
+        ("Request error: HTTP status client error (429 Too Many Requests), domain: http://hub/x", 429),
+        ("Request error: HTTP status server error (500 Internal Server Error), domain: http://hub/x", 500),
+        ("Request middleware error: error sending request for url (http://hub/x)", "cut"),
+        ("Request error: error decoding response body, domain: no-url", "html"),
+    ],
+)
+def test_what_xet_says(words: str, failure: int | str) -> None:
+    error = hub_error(ConnectionError(f"Network error: {words}"), "uploading to user/name")
+    assert re.match("uploading to user/name: .*" + MESSAGES[failure], error.message)
+
+
+def test_what_has_arrived_is_not_sent_again(
+    hub: FakeHub, exported: Path, monkeypatch: pytest.MonkeyPatch, large_files: None
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    hub.failures["/commit/"] = "cut"
+    with pytest.raises(NetworkError, match="was cut"):
+        upload(exported, "user/name")
+    hub.failures.clear()
+    hub.requests.clear()
+    upload(exported, "user/name")
+    assert not [request for request in hub.requests if "/storage/" in request and request.startswith("PUT")]
     assert set(hub.repositories["user/name"].files) == set(EXPORT_FILES)
 
 
@@ -201,6 +277,11 @@ def test_the_command(hub: FakeHub, exported: Path, capsys: pytest.CaptureFixture
     assert "uploading to user/name as user: 9 files" in captured.err
     assert run(["upload", "export", "user/name", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"url": f"{hub.url}/user/name", "repo_id": "user/name"}
+    prompt = ["--num-sequences", "1", "Once"]
+    assert run(["sample", "--pretrained", "export", *prompt]) == 0
+    before = capsys.readouterr().out
+    assert run(["sample", "--pretrained", "user/name", *prompt]) == 0
+    assert capsys.readouterr().out == before
     assert run(["upload", "export", "someone/else"]) == 1
     error = capsys.readouterr().err
     assert "error: uploading to someone/else: the hub does not allow" in error and "Traceback" not in error
