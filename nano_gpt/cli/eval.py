@@ -18,6 +18,7 @@ from nano_gpt.cli.options import (
     DatasetName,
     Device,
     Json,
+    ModelTokenizer,
     Preset,
     Pretrained,
     Seed,
@@ -42,6 +43,7 @@ class Precision(StrEnum):
 def eval_(
     pretrained: Pretrained = None,
     checkpoint: Checkpoint = None,
+    tokenizer: ModelTokenizer = None,
     model: Preset = None,
     sequence_length: SequenceLength = None,
     seed: Seed = 1337,
@@ -111,6 +113,7 @@ def eval_(
             pretrained,
             checkpoint=checkpoint,
             preset=model,
+            tokenizer=tokenizer,
             sequence_length=sequence_length,
             seed=seed,
             device=where,

@@ -54,15 +54,31 @@ def names(text: str) -> list[str]:
 
 Pretrained = Annotated[
     str | None,
-    typer.Option(help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, a folder or a hub id user/name.", rich_help_panel=MODEL),
+    typer.Option(
+        help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, a folder, another trainer's file or a hub id user/name.",
+        rich_help_panel=MODEL,
+    ),
 ]
 Checkpoint = Annotated[
     Path | None,
-    typer.Option(help="A run folder (its newest checkpoint) or a checkpoint folder.", rich_help_panel=MODEL),
+    typer.Option(
+        help="A run folder (its newest checkpoint), a checkpoint folder, or a file of nanoGPT, build-nanogpt, llm.c or "
+        "allenporter/nano-gpt.",
+        rich_help_panel=MODEL,
+    ),
 ]
 Preset = Annotated[
     str | None,
     typer.Option("--model", help=f"Shape of a new, untrained model: {', '.join(PRESETS)}.", rich_help_panel=MODEL),
+]
+ModelTokenizer = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        help="Of a model that comes without one: gpt2, byte, or a folder with a tokenizer.json.",
+        show_default="GPT-2's, where it fits",
+        rich_help_panel=MODEL,
+    ),
 ]
 SequenceLength = Annotated[
     int | None, typer.Option(min=1, help="Shorten the context to this many tokens.", rich_help_panel=MODEL)

@@ -14,6 +14,7 @@ from nano_gpt.cli.options import (
     Compile,
     Device,
     Json,
+    ModelTokenizer,
     Preset,
     Pretrained,
     SequenceLength,
@@ -37,6 +38,7 @@ def sample(
     ] = None,
     pretrained: Pretrained = None,
     checkpoint: Checkpoint = None,
+    tokenizer: ModelTokenizer = None,
     model: Preset = None,
     sequence_length: SequenceLength = None,
     compile_: Compile = None,
@@ -135,6 +137,7 @@ def sample(
         pretrained,
         checkpoint=checkpoint,
         preset=model,
+        tokenizer=tokenizer,
         sequence_length=sequence_length,
         device=resolve_device(device),
     )

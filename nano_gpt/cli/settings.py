@@ -25,10 +25,10 @@ class Flag:
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=self.annotation)
 
 
-def flag(path: str, kind: Any, panel: str, help_: str, *, name: str | None = None, **option: Any) -> Flag:
-    """`--NAME`, by default the last part of `path`, with a value of `kind`; `option` is what typer.Option takes."""
+def flag(path: str, kind: Any, panel: str, help_: str, *spelt: str, name: str | None = None, **option: Any) -> Flag:
+    """`--NAME`, by default the last part of `path`, with a value of `kind`; `spelt` and `option` go to typer.Option."""
     name = name or path.rpartition(".")[2]
-    return Flag(path, name, Annotated[kind | None, typer.Option(help=help_, rich_help_panel=panel, **option)])
+    return Flag(path, name, Annotated[kind | None, typer.Option(*spelt, help=help_, rich_help_panel=panel, **option)])
 
 
 def with_flags(flags: Iterable[Flag]) -> Callable[[Callable[..., None]], Callable[..., None]]:

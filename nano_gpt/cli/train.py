@@ -28,6 +28,7 @@ from nano_gpt.cli.options import (
 from nano_gpt.cli.settings import flag, with_flags
 from nano_gpt.config import RunConfig, build
 from nano_gpt.config.loading import find_layers, merge, nested, origins
+from nano_gpt.config.model import Activation
 from nano_gpt.data.catalog import name_for_files
 from nano_gpt.errors import ConfigError, Interrupted
 from nano_gpt.runtime.logs import logger
@@ -35,17 +36,24 @@ from nano_gpt.runtime.logs import logger
 Strategies = Literal["auto", "single", "ddp", "fsdp"]
 Dtypes = Literal["auto", "bf16", "fp16", "fp32"]
 Optimizers = Literal["adamw", "muon"]
+Positions = Literal["learned", "rope"]
+Norms = Literal["layernorm", "rmsnorm"]
 Schedules = Literal["cosine", "wsd", "linear", "constant"]
 
 SHAPE, BATCH, OPTIMIZER, MEASURE, KEEP = "Model", "Batch and speed", "Optimizer", "Measurements", "What is kept"
 SETTINGS = (
     flag("model.n_positions", int, SHAPE, "Context of the model, in tokens.", name="sequence_length", min=1),
+    flag("model.positions", Positions, SHAPE, "How a token knows its place: a vector for each (GPT-2), or RoPE."),
+    flag("model.norm", Norms, SHAPE, "rmsnorm needs --positions rope."),
+    flag("model.activation", Activation, SHAPE, "Inside the MLP. gelu-exact is nanoGPT's."),
+    flag("model.bias", bool, SHAPE, "Biases in linear layers and LayerNorms."),
+    flag("model.tied", bool, SHAPE, "The head is the token embedding, or a matrix of its own.", "--tied/--untied"),
     flag("model.dropout", float, SHAPE, "Dropout probability.", min=0.0, max=0.99),
     flag(
         "training.pretrained",
         str,
         SHAPE,
-        "Start from weights: gpt2 .. gpt2-xl, a folder, a run, a hub id. Its recipe is finetune.",
+        "Start from weights: gpt2 .. gpt2-xl, a folder, a run, a peer's file, a hub id. Its recipe is finetune.",
         metavar="MODEL",
     ),
     flag(
@@ -184,6 +192,8 @@ def train(
         "data.dataset_dir": dataset_dir,
     }
     layers = find_layers(preset=model, recipe=recipe, file=config, flags=flags, assignments=set_ or ())
+    if "training.pretrained" in flags:
+        _check_shape_is_left_to_weights(merge(layers["flag"], layers["--set"]).get("model", {}))
     if max_tokens:
         batch = build(RunConfig, merge(*layers.values())).training.total_batch_size
         layers["--max-tokens"] = nested({"training.max_steps": -(-max_tokens // batch)})
@@ -219,6 +229,11 @@ _REASONS = {
     "TIME": "the time of --max-time is over; --resume goes on",
     "NO_PROGRESS": "the validation loss has not become better for --early-stop evaluations",
 }
+
+
+def _check_shape_is_left_to_weights(asked: dict[str, Any]) -> None:
+    if decided := asked.keys() - {"n_positions", "dropout"}:
+        raise ConfigError(f"model.{min(decided)} is that of the weights of --pretrained", "leave it out")
 
 
 def _tell_overview(

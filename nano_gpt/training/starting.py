@@ -64,9 +64,11 @@ def find_start(config: RunConfig, *, resume: bool) -> Start:
 def _pretrained(config: RunConfig) -> LoadedModel:
     """`training.pretrained`, with as many of its positions as are asked for."""
     name = config.training.pretrained
-    folder = distributed.from_main(lambda: load_model(name).folder)  # downloads it, where that is needed
     asked = config.model.n_positions if "n_positions" in config.model.model_fields_set else None
     logger.info(f"start: the weights of {name}")
+    if name is not None and Path(name).is_file():  # a peer's, which says nothing of its tokenizer
+        return load_model(name, tokenizer=config.data.tokenizer, sequence_length=asked)
+    folder = distributed.from_main(lambda: load_model(name).folder)  # downloads it, where that is needed
     return load_model(str(folder), sequence_length=asked)
 
 
