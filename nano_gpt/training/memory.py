@@ -56,9 +56,7 @@ def step_memory(config: RunConfig, device: torch.device, dtype: torch.dtype, sha
     """`shards` is the number of ranks that split the weights between them (FSDP)."""
     model, training = config.model, config.training
     N = model.num_parameters()
-    frozen, frozen_matrices = _frozen(config)
-    trained, matrices = N - frozen, 12 * model.n_layer * model.n_embd**2 - frozen_matrices
-    moments = 2 * trained - (matrices if training.optimizer.name == "muon" else 0)
+    trained, moments = trained_parameters(config)
     one, two = (_kept_for_backward(config, rows, device, dtype) for rows in (1, 2))
     fixed = {
         "weights": _FP32 * N // shards,
@@ -77,14 +75,18 @@ def step_memory(config: RunConfig, device: torch.device, dtype: torch.dtype, sha
     return StepMemory({name: size for name, size in fixed.items() if size}, per_row)
 
 
-def _frozen(config: RunConfig) -> tuple[int, int]:
-    """Parameters that are not trained, and how many of them are matrices of blocks, which Muon would have."""
+def trained_parameters(config: RunConfig) -> tuple[int, int]:
+    """How many parameters are trained, and how many numbers the optimizer keeps about them."""
     with torch.device("meta"):
         model = GPT(config.model)
     freeze(model, config.training.freeze)
     frozen = [(name, parameter) for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    matrices = sum(parameter.numel() for name, parameter in frozen if name.startswith("h.") and parameter.dim() == 2)
-    return sum(parameter.numel() for _, parameter in frozen), matrices
+    trained = config.model.num_parameters() - sum(parameter.numel() for _, parameter in frozen)
+    if config.training.optimizer.name != "muon":
+        return trained, 2 * trained
+    frozen_matrices = sum(p.numel() for name, p in frozen if name.startswith("h.") and p.dim() == 2)
+    matrices = 12 * config.model.n_layer * config.model.n_embd**2 - frozen_matrices
+    return trained, 2 * trained - matrices
 
 
 def _kept_for_backward(config: RunConfig, rows: int, device: torch.device, dtype: torch.dtype) -> int:

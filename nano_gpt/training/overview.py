@@ -23,7 +23,7 @@ from nano_gpt.runtime.device import resolve_device, resolve_dtype, synchronize
 from nano_gpt.runtime.progress import clock
 from nano_gpt.runtime.usage import memory_free
 from nano_gpt.training.fitting import estimate_micro_batch
-from nano_gpt.training.memory import MemoryEstimate, step_memory
+from nano_gpt.training.memory import MemoryEstimate, step_memory, trained_parameters
 from nano_gpt.training.plan import make_plan, micro_batch_sizes
 from nano_gpt.training.resume import flat_settings
 from nano_gpt.training.run_folder import RunFolder, new_run_path
@@ -147,9 +147,7 @@ def make_overview(config: RunConfig, origins: Mapping[str, str], *, run_dir: Pat
 
 def _checkpoint_bytes(config: RunConfig) -> int:
     N = config.model.num_parameters()
-    moments = 2 * N - (
-        12 * config.model.n_layer * config.model.n_embd**2 if config.training.optimizer.name == "muon" else 0
-    )
+    _, moments = trained_parameters(config)
     return 4 * (N + moments + (N if config.training.ema_decay is not None else 0))
 
 

@@ -778,3 +778,13 @@ def test_a_flipped_byte_is_found_by_whoever_opens_the_set(tmp_path: Path) -> Non
         assert f"--dataset-dir {config.dataset_dir}" in caught.value.hint and "--overwrite" in caught.value.hint
     prepare.prepare(config, overwrite=True)
     assert prepare.ensure_prepared(config).manifest == made.manifest
+
+
+def test_ranks_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    cores = workers.usable_cores()
+    assert cores >= 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(cores))
+    assert workers.usable_cores() == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(10 * cores))
+    assert workers.usable_cores() == 1

@@ -14,6 +14,7 @@ from nano_gpt.cli.main import run
 from nano_gpt.config import GPTConfig, RunConfig, build
 from nano_gpt.errors import ConfigError
 from nano_gpt.model.gpt import GPT
+from nano_gpt.training import overview
 from nano_gpt.training.freezing import freeze
 from nano_gpt.training.memory import step_memory
 
@@ -62,7 +63,9 @@ def test_frozen_parts_take_no_gradients_and_no_moments() -> None:
     def memory(optimizer: str, *patterns: str) -> dict[str, int]:
         training = {"freeze": patterns, "optimizer": {"name": optimizer}}
         config = build(RunConfig, {"model": {**SHAPE, "vocab_size": 64}, "training": training})
-        return step_memory(config, torch.device("cpu"), torch.float32).fixed
+        fixed = step_memory(config, torch.device("cpu"), torch.float32).fixed
+        assert overview._checkpoint_bytes(config) == fixed["weights"] + fixed["optimizer"]
+        return fixed
 
     for optimizer in ("adamw", "muon"):
         whole, part = memory(optimizer), memory(optimizer, "mlp", "wte")

@@ -55,8 +55,10 @@ def make_source(config: DataConfig, revision: str | None = None) -> Source:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on, where the system says it."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may run on, where the system says it: its share of them, where torchrun has started
+    several here."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def tokenise_parts(
