@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from nano_gpt.checkpoint.adapter import is_adapter_folder, merge, read_adapter
 from nano_gpt.checkpoint.folder import CONFIG, TOKENIZER_FILES, WEIGHTS, is_model_folder, read_json, read_model_folder
 from nano_gpt.checkpoint.foreign.reading import is_foreign, read_foreign
 from nano_gpt.checkpoint.remote import check_repo_id, download
@@ -46,6 +47,8 @@ class LoadedModel:
     """What training/state.json says (step, validation_loss, ...), where the folder is a checkpoint of a run."""
     repo_id: str | None = None
     """The hub repository that it came from, if it did."""
+    adapter: bool = False
+    """Whether `folder` holds adapters, which are merged into `model`."""
 
     def to(self, device: torch.device | str) -> LoadedModel:
         self.model.to(device)
@@ -58,6 +61,7 @@ def load_model(
     checkpoint: Path | str | None = None,
     preset: str | None = None,
     tokenizer: str | None = None,
+    adapter: Path | str | None = None,
     sequence_length: int | None = None,
     seed: int = 1337,
     device: torch.device | str = "cpu",
@@ -65,9 +69,10 @@ def load_model(
     """At most one of the three names a model; none means the newest run in runs/, or else the hub's gpt2.
 
     Weights are fp32 and the model is in eval mode. `tokenizer` is that of a model which comes without one (None:
-    GPT-2's, where it fits). `sequence_length` shortens its context; `seed` is that of a preset's untrained weights.
-    Raises CheckpointError for what is missing or damaged, ConfigError for an unknown preset or a context that the model
-    does not have, NetworkError when the hub is needed and cannot be reached.
+    GPT-2's, where it fits). `adapter` is a folder or a run with adapters, which are merged into the model.
+    `sequence_length` shortens its context; `seed` is that of a preset's untrained weights. Raises CheckpointError for
+    what is missing or damaged, ConfigError for an unknown preset or a context that the model does not have,
+    NetworkError when the hub is needed and cannot be reached.
     """
     given = [name for name in (pretrained, checkpoint, preset) if name]
     if len(given) > 1:
@@ -81,6 +86,10 @@ def load_model(
         loaded = _from_path(run, tokenizer)
     else:
         loaded = _pretrained(pretrained or "gpt2", tokenizer)
+    if adapter is not None:
+        folder = checkpoint_folder(Path(adapter))
+        model = merge(loaded.model, read_adapter(folder))
+        loaded = replace(loaded, model=model, origin=f"{folder} on {loaded.origin}", folder=folder, adapter=True)
     if sequence_length is not None:
         loaded = replace(loaded, model=_shortened(loaded.model, sequence_length))
     return loaded.to(device)
@@ -97,7 +106,7 @@ def checkpoint_folder(path: Path) -> Path:
     """A run folder, its checkpoints folder, a pointer in it or a checkpoint -> the checkpoint's folder."""
     if not path.exists():
         raise CheckpointError(f"there is no {path}")
-    if is_model_folder(path):
+    if _is_checkpoint(path):
         return path
     for pointer in (path, path / "latest", checkpoints_of(path) / "latest"):
         if pointer.is_file():
@@ -115,6 +124,10 @@ def checkpoint_folder(path: Path) -> Path:
     )
 
 
+def _is_checkpoint(path: Path) -> bool:
+    return is_model_folder(path) or is_adapter_folder(path)
+
+
 def _pointed_to(pointer: Path) -> Path:
     """`latest` and `best` hold one line: the name of a checkpoint beside them."""
     with pointer.open("rb") as file:
@@ -125,7 +138,7 @@ def _pointed_to(pointer: Path) -> Path:
             "name the folder, or a file of nanoGPT, build-nanogpt, llm.c or allenporter/nano-gpt",
         )
     target = pointer.parent / name
-    if not is_model_folder(target):
+    if not _is_checkpoint(target):
         raise CheckpointError(f"{pointer} names {target}, which is not a checkpoint", f"ls {pointer.parent}")
     return target
 
@@ -143,6 +156,11 @@ def _from_folder(folder: Path, asked: str | None, repo_id: str | None = None) ->
         state = read_json(folder / "training" / "state.json")
     except FileNotFoundError:
         state = None
+    if is_adapter_folder(folder):
+        saved = read_adapter(folder)
+        base = load_model(saved.base, tokenizer=asked)
+        origin = f"{folder} on {base.origin}"
+        return LoadedModel(merge(base.model, saved), base.tokenizer, origin, folder, state, adapter=True)
     model, origin = read_model_folder(folder), repo_id or str(folder)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         model, tokenizer = with_tokenizer(model, asked, origin)

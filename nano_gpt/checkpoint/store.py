@@ -1,6 +1,6 @@
 """The checkpoints of one run: written whole, verified by hash, pruned, and found again.
 
-    checkpoints/step_000500/            a plain GPT-2 folder (checkpoint/folder.py), and beside the model
+    checkpoints/step_000500/            a plain model folder (folder.py), or adapters only (adapter.py), and beside it
     checkpoints/step_000500/training/   optimizer.safetensors, state.json, manifest.json (sha256 of every file, last)
     checkpoints/step_000500/training/   also config.yaml, the run's settings: a checkpoint may lie far from its run
     checkpoints/step_000500/ema/        the same kind of folder with the average of the weights, if the run keeps one
@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nano_gpt.checkpoint.adapter import Adapter, is_adapter_folder, read_adapter, write_adapter_folder
 from nano_gpt.checkpoint.folder import read_model_folder, write_model_folder
 from nano_gpt.config.loading import read_yaml
 from nano_gpt.config.model import GPTConfig
@@ -45,7 +46,7 @@ class Checkpoint:
     """All that a run needs to go on."""
 
     model: dict[str, Tensor]
-    """A GPT's state dict."""
+    """A GPT's state dict, or only its adapters."""
     optimizer: dict[str, Tensor]
     """`exp_avg/wte.weight` and so on: kind of moment, then the parameter's name."""
     state: dict[str, Any]
@@ -54,6 +55,8 @@ class Checkpoint:
     """The run's config.yaml."""
     average: dict[str, Tensor] | None = None
     """The exponential moving average of `model`."""
+    adapter: Adapter | None = None
+    """Where `model` holds adapters: of what."""
 
 
 class CheckpointStore:
@@ -76,7 +79,10 @@ class CheckpointStore:
         path = self.path(checkpoint.state["step"])
         self.remove_leftovers()
         with atomic_directory(path) as temporary:
-            write_model_folder(temporary, config, checkpoint.model, tokenizer)
+            if checkpoint.adapter is not None:
+                write_adapter_folder(temporary, checkpoint.adapter, checkpoint.model, tokenizer)
+            else:
+                write_model_folder(temporary, config, checkpoint.model, tokenizer)
             if checkpoint.average is not None:
                 (temporary / AVERAGE).mkdir()
                 write_model_folder(temporary / AVERAGE, config, checkpoint.average, tokenizer)
@@ -206,7 +212,8 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path / OPTIMIZER} is damaged: {error}") from None
     state = json.loads((path / STATE).read_text(encoding="utf-8"))
     average = dict(read_model_folder(path / AVERAGE).state_dict()) if (path / AVERAGE).is_dir() else None
-    return Checkpoint(dict(read_model_folder(path).state_dict()), optimizer, state, average=average)
+    model = read_adapter(path).state if is_adapter_folder(path) else dict(read_model_folder(path).state_dict())
+    return Checkpoint(model, optimizer, state, average=average)
 
 
 def _describe(file: Path) -> dict[str, Any]:

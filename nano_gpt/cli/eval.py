@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from nano_gpt.cli.options import (
+    AdapterFolder,
     Checkpoint,
     Compile,
     ConfigName,
@@ -44,6 +45,7 @@ def eval_(
     pretrained: Pretrained = None,
     checkpoint: Checkpoint = None,
     tokenizer: ModelTokenizer = None,
+    adapter: AdapterFolder = None,
     model: Preset = None,
     sequence_length: SequenceLength = None,
     seed: Seed = 1337,
@@ -114,6 +116,7 @@ def eval_(
             checkpoint=checkpoint,
             preset=model,
             tokenizer=tokenizer,
+            adapter=adapter,
             sequence_length=sequence_length,
             seed=seed,
             device=where,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from nano_gpt.cli.options import (
+    AdapterFolder,
     Checkpoint,
     Compile,
     Device,
@@ -40,11 +41,15 @@ def export(
     checkpoint: Checkpoint = None,
     pretrained: Pretrained = None,
     tokenizer: ModelTokenizer = None,
+    adapter: AdapterFolder = None,
     model: Preset = None,
     sequence_length: SequenceLength = None,
     seed: Seed = 1337,
     compile_: Compile = None,
     device: Device = "cpu",
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Adapters (LoRA): add them to the weights that they adapt.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older export of that name.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -71,10 +76,16 @@ def export(
         checkpoint=checkpoint,
         preset=model,
         tokenizer=tokenizer,
+        adapter=adapter,
         sequence_length=sequence_length,
         seed=seed,
         device=resolve_device(device),
     )
+    if loaded.adapter and not merge:
+        raise CheckpointError(
+            f"{loaded.folder} holds adapters, which PEFT opens as they are",
+            "--merge adds them to the weights that they adapt, and exports the whole",
+        )
     values: dict[str, Any] = {"source": loaded.origin, "dtype": dtype}
     if export_dir is not None:
         report = write_export(loaded, export_dir, precision=dtype, overwrite=overwrite)

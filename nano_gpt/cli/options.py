@@ -71,6 +71,14 @@ Preset = Annotated[
     str | None,
     typer.Option("--model", help=f"Shape of a new, untrained model: {', '.join(PRESETS)}.", rich_help_panel=MODEL),
 ]
+AdapterFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapter",
+        help="Adapters (LoRA) to merge into it: a run or a checkpoint of ours, or PEFT's folder.",
+        rich_help_panel=MODEL,
+    ),
+]
 ModelTokenizer = Annotated[
     str | None,
     typer.Option(

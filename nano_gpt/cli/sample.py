@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nano_gpt.cli.options import (
+    AdapterFolder,
     Checkpoint,
     Compile,
     Device,
@@ -39,6 +40,7 @@ def sample(
     pretrained: Pretrained = None,
     checkpoint: Checkpoint = None,
     tokenizer: ModelTokenizer = None,
+    adapter: AdapterFolder = None,
     model: Preset = None,
     sequence_length: SequenceLength = None,
     compile_: Compile = None,
@@ -138,6 +140,7 @@ def sample(
         checkpoint=checkpoint,
         preset=model,
         tokenizer=tokenizer,
+        adapter=adapter,
         sequence_length=sequence_length,
         device=resolve_device(device),
     )

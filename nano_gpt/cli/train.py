@@ -56,6 +56,17 @@ SETTINGS = (
         "Start from weights: gpt2 .. gpt2-xl, a folder, a run, a peer's file, a hub id. Its recipe is finetune.",
         metavar="MODEL",
     ),
+    flag("training.lora.rank", int, SHAPE, "Train adapters of this rank only (LoRA).", name="lora_rank", min=1),
+    flag("training.lora.alpha", float, SHAPE, "Their scale is alpha / rank; twice the rank.", name="lora_alpha"),
+    flag(
+        "training.lora.targets",
+        str,
+        SHAPE,
+        "Which matrices get one: attn,mlp (the default), attn, mlp.",
+        name="lora_targets",
+        parser=names,
+        metavar="PART,...",
+    ),
     flag(
         "training.freeze",
         str,

@@ -84,7 +84,8 @@ def _leaves(values: Values, prefix: str = "") -> Iterable[str]:
 def _recipe_of(asked: Values) -> str:
     training, data = asked.get("training"), asked.get("data")
     if isinstance(training, dict) and training.get("pretrained") is not None:
-        return "finetune"
+        lora = training.get("lora")
+        return "lora" if isinstance(lora, dict) and lora.get("rank") is not None else "finetune"
     dataset = data.get("dataset") if isinstance(data, dict) else None
     return recipe_for(str(dataset or RunConfig().data.dataset))
 

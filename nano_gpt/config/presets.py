@@ -99,6 +99,18 @@ RECIPES: dict[str, Values] = {
         "evaluation": {"eval_steps": 50, "validation_steps": 10},
         "sampling": {"num_sequences": 2, "max_length": 100},
     },
+    # Adapters beside such weights (--lora-rank): they begin at zero and are few, and take ten times the rate.
+    "lora": {
+        "preset": "gpt2",
+        "training": {
+            "max_steps": 200,
+            "total_batch_size": 8 * 1024,
+            "optimizer": {"learning_rate": 5e-4},
+            "checkpoint_steps": 100,
+        },
+        "evaluation": {"eval_steps": 50, "validation_steps": 10},
+        "sampling": {"num_sequences": 2, "max_length": 100},
+    },
     # Your own files, or a dataset without a recipe of its own.
     "small": _SMALL,
 }

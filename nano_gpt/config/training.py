@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from nano_gpt.config.base import Settings
+from nano_gpt.config.lora import LoRAConfig
 
 WARMUP_FRACTION = 0.0375  # GPT-3's 375M of 10B tokens; 715 of GPT-2's 19,073 steps
 
@@ -81,6 +82,8 @@ class TrainingConfig(Settings):
     """A token sees its own document only, not the ones before it in the window."""
     pretrained: str | None = None
     """Start weights: gpt2 .. gpt2-xl, a folder, a run, a hub id. null: drawn from the seed."""
+    lora: LoRAConfig = LoRAConfig()
+    """See LoRAConfig."""
     freeze: tuple[str, ...] = ()
     """Parts that keep their weights: wte, wpe, ln_f, lm_head; attn, mlp, ln_1, ln_2 of all blocks, or attn.0-3."""
     compile: bool | None = None
@@ -115,6 +118,19 @@ class TrainingConfig(Settings):
                 f"lr_schedule.warmup_steps {self.warmup_steps} is more than max_steps {self.max_steps}: "
                 "lower it, or leave it out for 3.75% of the run"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_are_all_that_is_trained(self) -> Self:
+        if self.lora.rank is None:
+            return self
+        if self.pretrained is None:
+            raise ValueError("lora.rank needs weights to adapt: pretrained names them")
+        for name, given in (("freeze", self.freeze), ("ema_decay", self.ema_decay)):
+            if given:
+                raise ValueError(f"lora.rank trains adapters only, so {name} has nothing to do: leave one out")
+        if self.optimizer.name == "muon":
+            raise ValueError("lora.rank goes with optimizer.name adamw: muon is for whole matrices")
         return self
 
     @model_validator(mode="after")

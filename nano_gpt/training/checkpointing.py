@@ -16,9 +16,11 @@ from typing import Any, Protocol, TypeVar
 from torch.optim import Optimizer
 
 from nano_gpt.checkpoint import store as checkpoints
+from nano_gpt.checkpoint.adapter import Adapter
 from nano_gpt.checkpoint.store import Checkpoint, CheckpointStore
 from nano_gpt.config import RunConfig, to_yaml
 from nano_gpt.errors import CheckpointError
+from nano_gpt.model.lora import trained_state
 from nano_gpt.runtime.distributed import Ranks, barrier, from_main
 from nano_gpt.runtime.files import DiskFullError
 from nano_gpt.runtime.logs import logger
@@ -110,7 +112,7 @@ class Checkpointer:
     def _copied(self, state: RunState) -> Checkpoint:
         """On rank 0 with all tensors in memory of their own; a collective."""
         to_host = self.strategy.to_host
-        model = to_host(self.strategy.model.state_dict())
+        model = to_host(trained_state(self.strategy.model))
         optimizer = to_host(optimizer_tensors(self.optimizer, self.strategy.model))
         average = to_host(self.average.tensors()) if self.average is not None else None
         values = {
@@ -118,7 +120,9 @@ class Checkpointer:
             "tokens": self.tokens_before(state.step),
             "parts": {name: values for name, part in self.parts.items() if (values := part.state_dict())},
         }
-        return Checkpoint(model, optimizer, values, to_yaml(self.config), average)
+        training = self.config.training
+        adapter = Adapter(training.pretrained, training.lora) if training.pretrained and training.lora.rank else None
+        return Checkpoint(model, optimizer, values, to_yaml(self.config), average, adapter)
 
     def _write(self, checkpoint: Checkpoint, best: bool) -> tuple[Path, float]:
         began = time.perf_counter()

@@ -9,12 +9,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from nano_gpt.config.training import TrainingConfig
 from nano_gpt.errors import ConfigError
 from nano_gpt.model.gpt import GPT
+from nano_gpt.model.lora import add_adapters
 
 _OF_BLOCKS = ("attn", "mlp", "ln_1", "ln_2")
 _OF_MODEL = ("wte", "wpe", "ln_f", "lm_head")
 _PATTERN = re.compile(rf"(?P<part>{'|'.join(_OF_BLOCKS)})(?:\.(?P<first>\d+)(?:-(?P<last>\d+))?)?")
+
+
+def choose_trained(model: GPT, training: TrainingConfig) -> None:
+    """Freeze what `training` says: parts, or all but new adapters. Raises ConfigError where that cannot be."""
+    if training.lora.rank is not None:
+        if model.config.model_type != "gpt2":
+            raise ConfigError("--lora-rank is for GPT-2's own architecture", "PEFT knows its matrices by other names")
+        add_adapters(model, training.lora)
+    else:
+        freeze(model, training.freeze)
 
 
 def freeze(model: GPT, patterns: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from nano_gpt.config import RunConfig
 from nano_gpt.model.gpt import GPT
 from nano_gpt.runtime.device import autocast
 from nano_gpt.runtime.usage import memory_in_use
-from nano_gpt.training.freezing import freeze
+from nano_gpt.training.freezing import choose_trained
 from nano_gpt.training.strategies import recompute_blocks
 
 _FP32 = 4  # bytes
@@ -79,7 +79,10 @@ def trained_parameters(config: RunConfig) -> tuple[int, int]:
     """How many parameters are trained, and how many numbers the optimizer keeps about them."""
     with torch.device("meta"):
         model = GPT(config.model)
-    freeze(model, config.training.freeze)
+        choose_trained(model, config.training)
+    if config.training.lora.rank is not None:
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        return trained, 2 * trained
     frozen = [(name, parameter) for name, parameter in model.named_parameters() if not parameter.requires_grad]
     trained = config.model.num_parameters() - sum(parameter.numel() for _, parameter in frozen)
     if config.training.optimizer.name != "muon":
@@ -100,7 +103,7 @@ def _kept_for_backward(config: RunConfig, rows: int, device: torch.device, dtype
 
     with FakeTensorMode(), torch.device(device):
         model = GPT(config.model)
-        freeze(model, config.training.freeze)
+        choose_trained(model, config.training)
         weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
         if config.training.gradient_checkpointing:
             recompute_blocks(model)

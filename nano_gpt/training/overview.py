@@ -146,8 +146,8 @@ def make_overview(config: RunConfig, origins: Mapping[str, str], *, run_dir: Pat
 
 
 def _checkpoint_bytes(config: RunConfig) -> int:
-    N = config.model.num_parameters()
-    _, moments = trained_parameters(config)
+    trained, moments = trained_parameters(config)
+    N = config.model.num_parameters() if config.training.lora.rank is None else trained
     return 4 * (N + moments + (N if config.training.ema_decay is not None else 0))
 
 

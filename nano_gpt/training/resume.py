@@ -88,7 +88,7 @@ def changed_settings(old: RunConfig, new: RunConfig) -> list[str]:
     changes = []
     for name in before:
         if before[name] != after[name]:
-            if name in _FIXED or name.startswith("model."):
+            if name in _FIXED or name.startswith(("model.", "training.lora.")):
                 raise ConfigError(
                     f"{name} was {before[name]!r} in this run and cannot become {after[name]!r}",
                     "leave it as it was, or start a new run from these weights: --pretrained RUN",

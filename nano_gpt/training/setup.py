@@ -131,9 +131,10 @@ def build_engine(start: Start, ranks: Ranks, device: torch.device) -> Engine:
     dtype = resolve_dtype(training.dtype, device)
     plan = make_plan(start.config, ranks.world_size)
     model = start.model()
-    if training.freeze:
+    if training.freeze or training.lora.rank is not None:
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        logger.info(f"frozen: {', '.join(training.freeze)}; {trained:,} parameters are trained")
+        what = f"frozen: {', '.join(training.freeze)}" if training.freeze else f"adapters of rank {training.lora.rank}"
+        logger.info(f"{what}; {trained:,} parameters are trained")
     strategy = make_strategy(model, training, ranks, device, dtype)
     if training.micro_batch_size == "auto":
         plan = replace(plan, micro_batch_size=_largest_micro_batch(start.config, strategy, ranks, device, dtype))

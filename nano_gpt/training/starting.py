@@ -19,7 +19,7 @@ from nano_gpt.model.gpt import GPT
 from nano_gpt.runtime import distributed
 from nano_gpt.runtime.logs import logger
 from nano_gpt.runtime.seeding import derive_seed
-from nano_gpt.training.freezing import freeze
+from nano_gpt.training.freezing import choose_trained
 
 _SHAPE = tuple(name for name in GPTConfig.model_fields if name != "dropout")  # what weights decide about a model
 
@@ -43,16 +43,16 @@ class Start:
         model = GPT(self.config.model)
         if self.weights is not None:
             model.load_state_dict(self.weights)
-        freeze(model, self.config.training.freeze)
+        choose_trained(model, self.config.training)
         return model
 
 
 def find_start(config: RunConfig, *, resume: bool) -> Start:
     """On all ranks; rank 0 prepares and downloads what is missing. Raises NanoGPTError kin for what does not fit."""
     loaded = None
-    if config.training.pretrained is not None and not resume:
-        loaded = _pretrained(config)
-        config = _like(config, loaded)
+    if config.training.pretrained is not None and (not resume or config.training.lora.rank is not None):
+        loaded = _pretrained(config)  # checkpoints of adapters do not hold what they adapt
+        config = _with_lasting_base(_like(config, loaded), loaded)
     find = reopen_prepared if resume else ensure_prepared
     prepared = open_prepared(distributed.from_main(lambda: find(config.data).folder))
     if loaded is not None:
@@ -77,6 +77,16 @@ def _like(config: RunConfig, loaded: LoadedModel) -> RunConfig:
     shape: Values = {name: getattr(loaded.model.config, name) for name in _SHAPE}
     tokenizer = config.data.tokenizer or ("gpt2" if loaded.tokenizer.name == "gpt2" else str(loaded.folder))
     return _changed(config, model=shape, data={"tokenizer": tokenizer})
+
+
+def _with_lasting_base(config: RunConfig, loaded: LoadedModel) -> RunConfig:
+    """Adapters need the very weights that they were trained beside, wherever they are resumed or sampled from: the
+    checkpoint, where a run was named that may go on."""
+    base = config.training.pretrained
+    if config.training.lora.rank is None or base is None:
+        return config
+    place = loaded.repo_id or str((loaded.folder or Path(base)).absolute())
+    return _changed(config, training={"pretrained": place})
 
 
 def _check_tokenizer(prepared: PreparedSet, loaded: LoadedModel) -> None:

@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from nano_gpt.config.training import TrainingConfig
 from nano_gpt.errors import CheckpointError, ConfigError
 from nano_gpt.model.gpt import GPT, Block
+from nano_gpt.model.lora import trained_state
 from nano_gpt.runtime.device import can_compile, synchronize
 from nano_gpt.runtime.distributed import Ranks, is_distributed
 from nano_gpt.runtime.logs import logger
@@ -99,8 +100,8 @@ class Strategy:
     @torch.no_grad()
     def load_weights(self, full: Mapping[str, Tensor]) -> None:
         """Take over the whole tensors, which every rank has. Raises CheckpointError, with nothing changed, if they are
-        not exactly the model's."""
-        own = self.model.state_dict()
+        not exactly those that a checkpoint of the model holds."""
+        own = trained_state(self.model)
         if unmatched := own.keys() ^ full.keys():
             raise CheckpointError(f"the weights do not fit the model: {min(unmatched)} is in one of them only")
         for name, tensor in own.items():

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nano_gpt.checkpoint.adapter import ADAPTER_WEIGHTS
+from nano_gpt.checkpoint.folder import WEIGHTS
 from nano_gpt.checkpoint.store import CheckpointStore, checkpoints_of
 from nano_gpt.config import RunConfig, build, resolve, to_yaml
 from nano_gpt.errors import NanoGPTError
@@ -25,7 +27,7 @@ from nano_gpt.training.resume import starting_point
 from nano_gpt.training.setup import train
 
 _BY_THE_CLOCK = ("dt_ms", "tokens_per_second", "eta", "mfu", "memory_gb", "stall_ms", "seconds", "path")
-_COMPARED = ("model.safetensors", "training/optimizer.safetensors", "training/state.json")
+_COMPARED = (WEIGHTS, ADAPTER_WEIGHTS, "training/optimizer.safetensors", "training/state.json")
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ def _differences(straight: Path, stopped: Path, step: int) -> tuple[list[str], i
     if len(left) != len(right):
         differences.append(f"{len(left)} events and {len(right)}")
     folders = [CheckpointStore(checkpoints_of(run), keep=1).path(step) for run in (straight, stopped)]
-    differences += [name for name in _COMPARED if sha256(folders[0] / name) != sha256(folders[1] / name)]
+    there = [name for name in _COMPARED if (folders[0] / name).is_file()]  # the model, or its adapters
+    differences += [name for name in there if sha256(folders[0] / name) != sha256(folders[1] / name)]
     return differences, len(left)
 
 
