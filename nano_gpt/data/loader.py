@@ -27,7 +27,7 @@ from nano_gpt.runtime.seeding import derive_seed
 
 Indices = npt.NDArray[np.int64]
 
-# Samples whose windows are computed at once: a numpy call for 8 of them takes about as long as for 1,000.
+# Samples whose windows are computed at once, at most: a numpy call for 8 of them takes about as long as for 1,000.
 _BLOCK_SAMPLES = 4096
 
 
@@ -99,13 +99,14 @@ class TokenLoader:
     def windows(self, step: int) -> Indices:
         """Window numbers, over all ranks. A step may reach into further epochs."""
         start, stop = self.windows_before(step), self.windows_before(step + 1)
-        first = start // _BLOCK_SAMPLES
-        blocks = [self._block(block) for block in range(first, (stop - 1) // _BLOCK_SAMPLES + 1)]
-        return np.concatenate(blocks)[start - first * _BLOCK_SAMPLES : stop - first * _BLOCK_SAMPLES]
+        size = min(_BLOCK_SAMPLES, self.num_windows)  # so that a block is of two epochs at most
+        first = start // size
+        blocks = [self._block(block, size) for block in range(first, (stop - 1) // size + 1)]
+        return np.concatenate(blocks)[start - first * size : stop - first * size]
 
-    def _samples_of_block(self, block: int) -> Indices:
-        """The windows of samples block * _BLOCK_SAMPLES and following."""
-        samples = np.arange(block * _BLOCK_SAMPLES, (block + 1) * _BLOCK_SAMPLES, dtype=np.int64)
+    def _samples_of_block(self, block: int, size: int) -> Indices:
+        """The windows of samples block * size and following."""
+        samples = np.arange(block * size, (block + 1) * size, dtype=np.int64)
         epochs, places = np.divmod(samples, self.num_windows)
         if not self._shuffle:
             return places

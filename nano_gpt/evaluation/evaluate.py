@@ -17,6 +17,7 @@ from nano_gpt.checkpoint.source import LoadedModel
 from nano_gpt.checkpoint.store import run_of
 from nano_gpt.config import DataConfig, EvaluationConfig, RunConfig, TrainingConfig
 from nano_gpt.config.loading import build, read_yaml
+from nano_gpt.data.catalog import MANIFEST, prepared_folder
 from nano_gpt.data.loader import Batch, count_windows, evaluation_batches
 from nano_gpt.data.manifest import PreparedSet, open_prepared
 from nano_gpt.data.preparing.prepare import reopen_prepared
@@ -99,7 +100,12 @@ def _validation_set(loaded: LoadedModel, request: Request, run: RunConfig | None
         logger.info("val: skipped, since no --dataset is named and the model is no checkpoint of a run")
         return None
     config = _data_config(loaded, request, run)
-    prepared = open_prepared(from_main(lambda: reopen_prepared(config).folder))
+    by_name = config.dataset_dir / (request.dataset or ".")  # as `nano-gpt inspect` lists it
+    prepared = (
+        open_prepared(by_name)
+        if (by_name / MANIFEST).is_file() and not (prepared_folder(config) / MANIFEST).is_file()
+        else open_prepared(from_main(lambda: reopen_prepared(config).folder))
+    )
     there, ours = prepared.manifest, loaded.tokenizer
     if there.tokenizer_fingerprint != ours.fingerprint:
         raise DataError(

@@ -63,6 +63,9 @@ def test_from_adapters_to_a_whole_export(base: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert run(["eval", "--checkpoint", "runs/lora", "--validation-steps", "4", "--device", "cpu", "--json"]) == 0
     assert abs(json.loads(capsys.readouterr().out)["val"]["loss"] - losses[-1]) < 1e-4
+    (own,) = Path("dataset_cache").glob("bear-*")  # a set by the name of its folder
+    assert run(["eval", "--pretrained", "whole", "--dataset", own.name, "--device", "cpu", "--json"]) == 0
+    assert abs(json.loads(capsys.readouterr().out)["val"]["loss"] - losses[-1]) < 0.1
     named = ["--pretrained", "runs/base", "--adapter", "runs/lora"]
     assert run(["sample", *named, "--max-length", "12", "--num-sequences", "1", "zz"]) == 0
 
