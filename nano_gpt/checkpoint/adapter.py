@@ -95,22 +95,68 @@ class SavedAdapter:
 
 
 def read_adapter(folder: Path) -> SavedAdapter:
-    """An adapter of a GPT-2, ours or PEFT's own. Raises CheckpointError for what is damaged or unknown."""
+    """An adapter of a GPT-2, ours or PEFT's own. Raises CheckpointError for what is damaged, unknown or untrue."""
     values = read_json(folder / ADAPTER_CONFIG)
-    for key, known in _KNOWN.items():
-        if values.get(key) not in (None, known):
-            raise CheckpointError(f"{folder}: {ADAPTER_CONFIG}: {key} is {values[key]!r}; known is {known!r}")
-    base, rank, alpha = (values.get(key) for key in ("base_model_name_or_path", "r", "lora_alpha"))
-    if not isinstance(base, str) or type(rank) is not int or rank < 1 or not isinstance(alpha, int | float):
-        raise CheckpointError(f"{folder}: {ADAPTER_CONFIG} does not say its base model, rank and alpha")
     try:
-        tensors = load_file(folder / ADAPTER_WEIGHTS)
+        base, rank, scale = _read_config(values)
+        state = _read_tensors(folder / ADAPTER_WEIGHTS, rank)
+        _check_targets(values.get("target_modules"), {name.rpartition(".")[0] for name in state})
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error.message}") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{folder / ADAPTER_WEIGHTS} is damaged: {error}") from None
+    return SavedAdapter(folder, base, scale, state)
+
+
+def _read_config(values: dict[str, Any]) -> tuple[str, int, float]:
+    """Base, rank and scale."""
+    for key, known in _KNOWN.items():
+        if values.get(key) not in (None, known):
+            raise CheckpointError(f"{ADAPTER_CONFIG}: {key} is {_shown(values[key])}; known is {known!r}")
+    base, rank, alpha = (values.get(key) for key in ("base_model_name_or_path", "r", "lora_alpha"))
+    if not isinstance(base, str) or not base.isprintable() or not 0 < len(base) < 1024:
+        raise CheckpointError(f"{ADAPTER_CONFIG} does not say its base model: {_shown(base)}")
+    if type(rank) is not int or not 0 < rank < 2**31:
+        raise CheckpointError(f"{ADAPTER_CONFIG}: its rank, r, is {_shown(rank)}")
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) < 2**31:  # nor is NaN
+        raise CheckpointError(f"{ADAPTER_CONFIG}: lora_alpha is {_shown(alpha)}")
+    return base, rank, alpha / rank
+
+
+def _read_tensors(path: Path, rank: int) -> dict[str, Tensor]:
+    """By our names: views of the file."""
+    tensors = load_file(path)
     state = {name.removeprefix(_PREFIX).removesuffix(".weight"): tensor for name, tensor in tensors.items()}
-    if strangers := [name for name in state if not is_adapter(name)]:
-        raise CheckpointError(f"{folder}: tensor {strangers[0]} is no adapter of a GPT-2")
-    return SavedAdapter(folder, base, alpha / rank, state)
+    for name, tensor in state.items():
+        if not is_adapter(name) or tensor.dim() != 2 or not tensor.is_floating_point():
+            raise CheckpointError(f"tensor {_shown(name)} is no adapter of a GPT-2")
+        if tensor.size(0 if name.endswith("lora_A") else 1) != rank:
+            raise CheckpointError(
+                f"tensor {_shown(name)} is {tuple(tensor.shape)}, and {ADAPTER_CONFIG} says rank {rank}"
+            )
+    return state
+
+
+def _check_targets(targets: object, modules: set[str]) -> None:
+    """PEFT names them by the ends of their names. A pattern, which it takes too, is left to it: the tensors tell."""
+    if not isinstance(targets, list):
+        return
+
+    def fits(module: str, target: object) -> bool:
+        return f".{module}".endswith(f".{target}")
+
+    for target in targets:
+        if not any(fits(module, target) for module in modules):
+            raise CheckpointError(f"{ADAPTER_CONFIG}: target_modules has {_shown(target)}, of which there is no tensor")
+    for module in sorted(modules):
+        if not any(fits(module, target) for target in targets):
+            raise CheckpointError(f"there are tensors of {_shown(module)}, and target_modules does not name it")
+
+
+def _shown(value: object) -> str:
+    """On one line that a terminal does not obey, since it is the file's."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 @torch.no_grad()
@@ -124,7 +170,7 @@ def merge(model: GPT, saved: SavedAdapter) -> GPT:
         linear, (A, B) = linears.get(module), thin
         if linear is None or A is None or B is None:
             raise CheckpointError(f"{saved.folder} does not fit the model: {module} is no matrix with an adapter")
-        if (*B.shape[:1], *A.shape[1:]) != linear.weight.shape or A.shape[:1] != B.shape[1:]:
+        if (B.size(0), A.size(1)) != linear.weight.shape:
             raise CheckpointError(f"{saved.folder} does not fit the model: {module} is {tuple(linear.weight.shape)}")
         products[module] = saved.scale * (B.float() @ A.float())
     for module, product in products.items():

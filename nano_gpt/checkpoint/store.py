@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nano_gpt.checkpoint.adapter import Adapter, is_adapter_folder, read_adapter, write_adapter_folder
-from nano_gpt.checkpoint.folder import read_model_folder, write_model_folder
+from nano_gpt.checkpoint.folder import read_json, read_model_folder, write_model_folder
 from nano_gpt.config.loading import read_yaml
 from nano_gpt.config.model import GPTConfig
 from nano_gpt.errors import CheckpointError, ConfigError
@@ -187,20 +187,33 @@ def run_of(checkpoint: Path) -> Path | None:
     return run_folder_of(checkpoint) or (own if (own / SETTINGS).is_file() else None)
 
 
-def verify(path: Path) -> None:
-    """Compare every file of a checkpoint with its manifest. Raises CheckpointError for the first that differs."""
+def verify(path: Path, model: Path | None = None) -> None:
+    """Compare every file of a checkpoint with its manifest. Raises CheckpointError for the first that differs.
+
+    `model`, the checkpoint itself or its `ema`: only what reading the model in that folder takes. Its moments, twice as
+    large, may then be damaged, or removed.
+    """
+    unreadable = CheckpointError(f"{path} has no readable {MANIFEST}, so it is not a whole checkpoint")
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise CheckpointError(f"{path} has no readable {MANIFEST}, so it is not a whole checkpoint") from None
+        manifest = read_json(path / MANIFEST)
+    except (FileNotFoundError, CheckpointError):
+        raise unreadable from None
     for name, entry in manifest.items():
+        if not name.isprintable() or not isinstance(entry, dict):
+            raise unreadable
         file = path / name
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing")
-        if (size := file.stat().st_size) != entry["bytes"]:
-            raise CheckpointError(f"{file} holds {size:,} of {entry['bytes']:,} bytes")
-        if sha256(file) != entry["sha256"]:
-            raise CheckpointError(f"{file} is not what was written: its sha256 differs")
+        if (model is None or file.parent == model or file == path / STATE) and (fault := _fault(file, entry)):
+            others = [step for step in CheckpointStore(path.parent, keep=1).steps() if path.name != f"step_{step:06d}"]
+            hint = f"take another of the run's: {path.parent / f'step_{others[-1]:06d}'}" if others else "copy it anew"
+            raise CheckpointError(f"{file} {fault}", hint)
+
+
+def _fault(file: Path, entry: dict[str, Any]) -> str | None:
+    if not file.is_file():
+        return "is missing"
+    if (size := file.stat().st_size) != entry.get("bytes"):
+        return f"holds {size:,} bytes, and {entry.get('bytes')!r} were written"
+    return None if sha256(file) == entry.get("sha256") else "is not what was written: its sha256 differs"
 
 
 def load(path: Path) -> Checkpoint:

@@ -19,15 +19,15 @@ from torch import Tensor
 
 from nano_gpt.checkpoint.folder import MODEL_FILES, is_model_folder, write_model_folder
 from nano_gpt.checkpoint.source import LoadedModel
-from nano_gpt.checkpoint.store import MANIFEST, verify
+from nano_gpt.checkpoint.sums import SUMS, write_sums
 from nano_gpt.errors import CheckpointError
 from nano_gpt.hub.card import caution, eval_results, model_card
 from nano_gpt.hub.precision import DTYPES, Precision, cast
 from nano_gpt.hub.verify import compare_with_transformers
-from nano_gpt.runtime.files import atomic_directory, sha256
+from nano_gpt.runtime.files import atomic_directory
 from nano_gpt.runtime.logs import logger
 
-README, SUMS = "README.md", "SHA256SUMS"
+README = "README.md"
 EXPORT_FILES = (*MODEL_FILES, README, SUMS)
 RESULTS = ".eval_results/hellaswag.yaml"
 
@@ -57,7 +57,6 @@ def export(
     """
     target = folder.resolve()
     _check_target(target, loaded.folder, overwrite=overwrite)
-    verify_source(loaded)
     if (warning := caution(loaded.model.config)) is not None:
         logger.warning(warning)
     state = {name: cast(name, tensor, precision) for name, tensor in loaded.model.state_dict().items()}
@@ -71,17 +70,12 @@ def export(
             if (results := eval_results(loaded)) is not None:
                 (temporary / RESULTS).parent.mkdir()
                 (temporary / RESULTS).write_text(results, encoding="utf-8")
-            _write_sums(temporary)
+            # not of the card, which its author goes on writing
+            write_sums(temporary, [name for name in export_files(temporary) if name != README])
             files = {name: (temporary / name).stat().st_size for name in export_files(temporary)}
     except OSError as error:
         raise CheckpointError(f"{target} cannot be written: {error.strerror or error}") from error
     return ExportReport(folder, files, difference, tokens)
-
-
-def verify_source(loaded: LoadedModel) -> None:
-    """Raises CheckpointError where it came from a checkpoint that has changed since it was saved."""
-    if loaded.folder is not None and (loaded.folder / MANIFEST).is_file():
-        verify(loaded.folder)
 
 
 def _rounded(loaded: LoadedModel, state: dict[str, Tensor], dtype: torch.dtype) -> LoadedModel:
@@ -119,23 +113,6 @@ def strangers(folder: Path) -> list[str]:
     if results.is_dir() and not results.is_symlink():
         entries = entries - {results} | set(results.iterdir())
     return sorted({entry.relative_to(folder).as_posix() for entry in entries} - set(export_files(folder)))
-
-
-def _write_sums(folder: Path) -> None:
-    """`sha256sum -c SHA256SUMS` checks them. Without the README, which its author goes on writing."""
-    names = [name for name in export_files(folder) if name != README]
-    (folder / SUMS).write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in names), encoding="utf-8")
-
-
-def check_sums(folder: Path) -> None:
-    """Compare the files of an export with its SHA256SUMS. Raises CheckpointError for the first that differs."""
-    for line in (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
-        digest, _, name = line.partition("  ")
-        if name not in (*EXPORT_FILES, RESULTS):
-            raise CheckpointError(f"{folder / SUMS} names {name!r}, which is not part of an export", "export it again")
-        file = folder / name
-        if not file.is_file() or sha256(file) != digest:
-            raise CheckpointError(f"{file} is not what was exported: its sha256 differs", "export it again")
 
 
 def is_export(folder: Path) -> bool:

@@ -22,7 +22,6 @@ from nano_gpt.checkpoint.source import LoadedModel
 from nano_gpt.config.model import GPTConfig
 from nano_gpt.errors import CheckpointError, NanoGPTError
 from nano_gpt.hub.card import TASK, tags, title
-from nano_gpt.hub.export import verify_source
 from nano_gpt.hub.precision import Precision, cast
 from nano_gpt.model.hf import to_hf
 from nano_gpt.runtime.files import atomic_file
@@ -68,7 +67,6 @@ def write_gguf(
         import gguf
     except ImportError:
         raise NanoGPTError("gguf is not installed", "pip install gguf; in a clone: script/setup gguf") from None
-    verify_source(loaded)
     arrays = _arrays(loaded, precision)
     try:
         with atomic_file(file) as temporary:

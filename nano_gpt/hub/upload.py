@@ -13,8 +13,9 @@ from pathlib import Path
 
 from nano_gpt.checkpoint.remote import check_repo_id, hub_error, network_errors
 from nano_gpt.checkpoint.source import checkpoint_folder, load_model
+from nano_gpt.checkpoint.sums import check_sums
 from nano_gpt.errors import ConfigError
-from nano_gpt.hub.export import check_sums, export, export_files, is_export, strangers
+from nano_gpt.hub.export import export, export_files, is_export, strangers
 from nano_gpt.runtime.logs import logger
 
 # Seconds: to connect, and to wait for an answer. A commit of many files takes the hub a minute or two.
@@ -49,7 +50,10 @@ def _exported(source: Path) -> Iterator[Path]:
         yield source
         return
     with tempfile.TemporaryDirectory(prefix="nano-gpt-") as scratch:
-        report = export(load_model(checkpoint=source), Path(scratch) / "export")
+        loaded = load_model(checkpoint=source)
+        if loaded.adapter:
+            logger.info(f"adapters are merged for the upload, into a whole model: {loaded.origin}")
+        report = export(loaded, Path(scratch) / "export")
         logger.info(f"exported {source} for the upload; largest logit difference {report.largest_difference:.1e}")
         yield report.folder
 

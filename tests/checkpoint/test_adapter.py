@@ -94,10 +94,6 @@ def test_we_open_pefts(base: Path, tmp_path: Path) -> None:
         ({"bias": "all"}, "bias is 'all'"),
         ({"rank_pattern": {"c_attn": 9}}, "rank_pattern"),
         ({"modules_to_save": ["wte"]}, "modules_to_save"),
-        ({"r": 0}, "does not say its base model, rank and alpha"),
-        ({"r": "2"}, "does not say"),
-        ({"lora_alpha": None}, "does not say"),
-        ({"base_model_name_or_path": None}, "does not say"),
     ],
 )
 def test_a_config_that_asks_for_something_else(
@@ -126,7 +122,7 @@ def test_tensors_that_do_not_fit(base: Path, tmp_path: Path, fault: str) -> None
     save_file(tensors, tmp_path / "adapter" / ADAPTER_WEIGHTS)
     model = load_model(str(base)).model
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match=r"does not fit the model|is no adapter of a GPT-2"):
+    with pytest.raises(CheckpointError, match=r"does not fit the model|is no adapter of a GPT-2|says rank 2"):
         merge(model, read_adapter(tmp_path / "adapter"))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 

@@ -14,6 +14,7 @@ from hub.small_models import TINY, write_folder, write_run
 
 from nano_gpt.checkpoint.folder import CONFIG, WEIGHTS
 from nano_gpt.checkpoint.source import checkpoint_folder, load_model, newest_run
+from nano_gpt.checkpoint.store import MANIFEST, STATE
 from nano_gpt.errors import CheckpointError, ConfigError, NetworkError
 from nano_gpt.tokenizer import load_tokenizer
 
@@ -106,7 +107,8 @@ def test_what_is_no_model(arguments: dict[str, str], error: type[Exception], mes
 
 def test_a_damaged_trainer_state() -> None:
     checkpoint = write_run(Path("runs/one"), 40)
-    (checkpoint / "training" / "state.json").write_text('{"step": ')
+    (checkpoint / MANIFEST).unlink()  # which would tell of it before
+    (checkpoint / STATE).write_text('{"step": ')
     with pytest.raises(CheckpointError, match=r"state\.json cannot be read as JSON"):
         load_model(checkpoint="runs/one")
 

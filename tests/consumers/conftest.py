@@ -1,7 +1,7 @@
 """One export, as each of the programs that open it finds it.
 
-A test is the recipe for its program, and runs where that is installed; of the two that need a GPU or a compiler, what
-their loaders ask of a folder is tested instead.
+A test is the recipe for its program, and runs where that is installed. Of vLLM, which wants a venv of its own, and of
+llama.cpp's converter, which is in no package, what they ask of a folder is tested instead.
 """
 
 from __future__ import annotations

@@ -16,11 +16,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nano_gpt.checkpoint.folder import CONFIG, WEIGHTS
 from nano_gpt.checkpoint.source import LoadedModel, load_model
+from nano_gpt.checkpoint.sums import check_sums
 from nano_gpt.cli.main import run
 from nano_gpt.errors import CheckpointError
 from nano_gpt.hub import export as export_module
 from nano_gpt.hub import verify
-from nano_gpt.hub.export import EXPORT_FILES, check_sums, export
+from nano_gpt.hub.export import EXPORT_FILES, export
 from nano_gpt.hub.precision import Precision
 from nano_gpt.runtime import files
 from nano_gpt.tokenizer import load_tokenizer

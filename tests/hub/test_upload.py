@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from hub.fake_hub import FakeHub, Repository
-from hub.small_models import small_model, write_folder, write_run
+from hub.small_models import small_model, write_adapter, write_folder, write_run
 
 from nano_gpt.checkpoint.folder import WEIGHTS
 from nano_gpt.checkpoint.remote import hub_error
@@ -83,6 +83,15 @@ def test_whatever_is_no_export_is_exported_on_the_way(hub: FakeHub, name: str) -
     assert str(Path.cwd()).encode() not in files["README.md"]
 
 
+def test_adapters_go_as_a_whole_model(hub: FakeHub, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    write_folder(Path("model"))
+    write_adapter(Path("adapter"), "model")
+    upload(Path("adapter"), "user/name")
+    assert "adapters are merged for the upload, into a whole model: adapter on model" in caplog.text
+    assert set(hub.repositories["user/name"].files) == set(EXPORT_FILES)
+
+
 def test_a_card_that_the_hub_does_not_take(hub: FakeHub, exported: Path) -> None:
     (exported / "README.md").write_text("---\nlicense: to kill\n---\n")
     with pytest.raises(NetworkError, match=r'uploading to user/name: .*"license" must be one of'):
@@ -127,7 +136,7 @@ def test_a_damaged_export(hub: FakeHub, exported: Path) -> None:
 
 def test_sums_name_no_other_files(hub: FakeHub, exported: Path) -> None:
     (exported / "SHA256SUMS").write_text(f"{'0' * 64}  ../../.ssh/id_rsa\n")
-    with pytest.raises(CheckpointError, match="which is not part of an export"):
+    with pytest.raises(CheckpointError, match="which cannot be a file of the folder"):
         upload(exported, "user/name")
 
 
