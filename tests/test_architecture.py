@@ -25,12 +25,12 @@ LAYERS = {
     "model": 2,
     "data": 3,
     "checkpoint": 3,
-    "evaluation": 4,
     "inference": 4,
     "hub": 4,
-    "training": 5,
-    "server": 5,
-    "cli": 6,
+    "evaluation": 5,  # lm-eval's tasks have text written
+    "training": 6,
+    "server": 6,
+    "cli": 7,
 }
 FOUNDATION = ("errors", "registry", "config")  # the three of layer 0 may use each other
 FRONT_DOORS = ("__init__.py", "__main__.py")  # of nano_gpt itself: they lead everywhere, lazily

@@ -56,6 +56,30 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_using_a_model_does_not_load_the_compiler(tmp_path: Path) -> None:
+    """`torch._dynamo` takes longer to load than all else together."""
+    program = f"""
+import sys
+from pathlib import Path
+from nano_gpt import GPT, GPTConfig, generate, load_model
+from nano_gpt.checkpoint.folder import write_model_folder
+from nano_gpt.model.packed import pack
+from nano_gpt.tokenizer import load_tokenizer
+
+tokenizer = load_tokenizer("byte")
+model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, n_positions=16, n_embd=16, n_layer=1, n_head=2))
+folder = Path({str(tmp_path)!r})
+write_model_folder(folder, model.config, model.state_dict(), tokenizer)
+tokenizer.save(folder)
+loaded = load_model(str(folder))
+generate(loaded, "a", max_new_tokens=3)
+pack(loaded.model)
+print([name for name in ("torch._dynamo", "transformers") if name in sys.modules])
+"""
+    done = python("-c", program)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 @pytest.mark.parametrize("command", [["-m", "nano_gpt"], [str(Path(sys.executable).with_name("nano-gpt"))]])
 def test_both_ways_to_start_it(command: list[str]) -> None:
     if command[0] != "-m" and not Path(command[0]).exists():

@@ -21,6 +21,7 @@ from nano_gpt.config.model import GPTConfig
 from nano_gpt.errors import CheckpointError
 from nano_gpt.model.gpt import GPT
 from nano_gpt.model.hf import from_hf, from_hf_config, match_names, tied_to, to_hf, to_hf_config
+from nano_gpt.model.outline import shapes_only
 from nano_gpt.tokenizer.base import Tokenizer
 
 WEIGHTS, CONFIG, GENERATION_CONFIG = "model.safetensors", "config.json", "generation_config.json"
@@ -85,7 +86,7 @@ def read_model_folder(folder: Path) -> GPT:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error.message}", error.hint) from None
-    with torch.device("meta"):
+    with shapes_only():
         model = GPT(config)
     model.load_state_dict(state, assign=True)
     return model.eval()

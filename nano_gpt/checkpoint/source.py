@@ -29,6 +29,7 @@ from nano_gpt.config.model import GPTConfig
 from nano_gpt.config.presets import PRESETS, preset_values
 from nano_gpt.errors import CheckpointError, ConfigError, NanoGPTError
 from nano_gpt.model.gpt import GPT
+from nano_gpt.model.outline import shapes_only
 from nano_gpt.runtime.logs import logger
 from nano_gpt.runtime.seeding import derive_seed
 from nano_gpt.tokenizer import load_tokenizer
@@ -244,7 +245,7 @@ def _shortened(model: GPT, sequence_length: int) -> GPT:
             "shorten it; a longer context has to be trained",
         )
     config = model.config.model_copy(update={"n_positions": sequence_length})
-    with torch.device("meta"):
+    with shapes_only():
         shorter = GPT(config)
     state = model.state_dict()
     if config.positions == "learned":

@@ -11,6 +11,7 @@ import torch
 from nano_gpt.checkpoint.foreign.peer import padded
 from nano_gpt.errors import CheckpointError
 from nano_gpt.model.gpt import GPT
+from nano_gpt.model.outline import shapes_only
 from nano_gpt.runtime.logs import logger
 from nano_gpt.tokenizer import load_tokenizer
 from nano_gpt.tokenizer.base import Tokenizer
@@ -55,7 +56,7 @@ def _resized(model: GPT, ids: int) -> GPT:
     for name in {"wte.weight", "lm_head.weight"} & state.keys():
         rows = state[name][: model.config.vocab_size][:ids]
         state[name] = padded(rows if len(rows) == ids else torch.cat([rows, rows.mean(0, keepdim=True)]), config)
-    with torch.device("meta"):
+    with shapes_only():
         resized = GPT(config)
     resized.load_state_dict(state, assign=True)
     return resized.eval()

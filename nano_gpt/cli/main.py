@@ -74,9 +74,9 @@ def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")] = False,
 ) -> None:
     """Prepare text, train a GPT-2 on it, sample, evaluate, export, share."""
-    # How long a thread of OpenMP spins at the end of an operation before it sleeps. Its own default, some 300,000 turns,
-    # makes a step 3 times slower where another program has one of the two cores; none at all makes the steps of a
-    # small model 2 times slower where nobody has. 1,000 turns cost a fifth to a third in either (nanoGPT's laptop recipe).
+    # How long a thread of OpenMP spins at the end of an operation before it sleeps. Its own default, 300,000 turns or
+    # so, makes the steps of a small model 2 to 10 times slower where another program has one of two cores; none at all
+    # makes them 2 times slower where nobody has. 1,000 turns cost a fifth to a third in either (shakespeare_char).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost rank is told in one line, without stacks of c10d

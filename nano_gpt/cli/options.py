@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,14 @@ from nano_gpt.runtime.logs import logger
 MODEL = "Which model"
 SOURCE = "Which text"
 _SUFFIXES = {"K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9}
+
+
+class Precision(StrEnum):
+    """Of the matrix products; sums and softmax are in fp32 always."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    auto = "auto"
 
 
 def count(text: str) -> int:

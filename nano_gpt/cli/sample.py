@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import time
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,26 +15,97 @@ from nano_gpt.cli.options import (
     Device,
     Json,
     ModelTokenizer,
+    Precision,
     Preset,
     Pretrained,
     SequenceLength,
     tell_not_compiled,
 )
+from nano_gpt.cli.sampling import Session, talk, tell, tell_next, work_off
+from nano_gpt.cli.settings import flag, with_flags
+from nano_gpt.cli.terminal import unescaped
 from nano_gpt.config.inference import SamplingConfig
 from nano_gpt.config.loading import build
 from nano_gpt.errors import ConfigError
 
-if TYPE_CHECKING:
-    from nano_gpt.checkpoint.source import LoadedModel
+LENGTH, DRAWING, MODE, MANY = "How much text", "How tokens are drawn", "What is done", "Many prompts"
+MOST = 1_000_000  # tokens of a sequence
+SETTINGS = (
+    flag(
+        "num_sequences",
+        int,
+        LENGTH,
+        "Continuations of each prompt.",
+        "--num-sequences",
+        "--sample-num-sequences",
+        min=1,
+        show_default="5",
+    ),
+    flag(
+        "max_length",
+        int,
+        LENGTH,
+        "Tokens of a sequence, the prompt included.",
+        "--max-length",
+        "--sample-max-length",
+        min=1,
+        max=MOST,
+        show_default="30",
+    ),
+    flag("max_new_tokens", int, LENGTH, "Tokens after the prompt, instead of --max-length.", min=1, max=MOST),
+    flag("stop", list[str], LENGTH, "End before this text; \\n in it is a line end. Repeatable.", metavar="TEXT"),
+    flag("temperature", float, DRAWING, "0: always the likeliest token.", min=0.0, show_default="1.0"),
+    flag("top_k", int, DRAWING, "Draw from the k likeliest tokens. 0: from all.", min=0, show_default="50"),
+    flag(
+        "top_p",
+        float,
+        DRAWING,
+        "Draw from the smallest set of tokens with this probability.",
+        min=0.0,
+        max=1.0,
+        show_default="1.0",
+    ),
+    flag(
+        "min_p",
+        float,
+        DRAWING,
+        "Draw from tokens with at least this share of the likeliest one's probability.",
+        min=0.0,
+        max=1.0,
+        show_default="0.0",
+    ),
+    flag(
+        "repetition_penalty",
+        float,
+        DRAWING,
+        "Above 1: tokens that are there already become less likely.",
+        min=0.0,
+        show_default="1.0",
+    ),
+    flag(
+        "seed",
+        int,
+        DRAWING,
+        "Sequence i is a function of the model, the prompt, the seed and i.",
+        "--seed",
+        "--sample-seed",
+        min=0,
+        show_default="42",
+    ),
+)
 
-DRAWING = "How tokens are drawn"
-LENGTH = "How much text"
 
-
+@with_flags(SETTINGS)
 def sample(
+    flags: dict[str, Any],
     text: Annotated[
         list[str] | None,
         typer.Argument(help="Prompts, each in quotes; - reads one from stdin, '' starts from nothing.", metavar="TEXT"),
+    ] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="A file that is a prompt, as a whole.")] = None,
+    truncate: Annotated[
+        Literal["left"] | None,
+        typer.Option(help="left: of a prompt that is too long, read the end.", show_default="an error"),
     ] = None,
     pretrained: Pretrained = None,
     checkpoint: Checkpoint = None,
@@ -45,96 +115,102 @@ def sample(
     sequence_length: SequenceLength = None,
     compile_: Compile = None,
     device: Device = "auto",
-    num_sequences: Annotated[
-        int | None,
+    dtype: Annotated[
+        Precision, typer.Option(help="Of the matrix products; auto is bf16 where that is faster.")
+    ] = Precision.fp32,
+    quantize: Annotated[
+        Literal["int8"] | None, typer.Option(help="Weights of 8 bits: faster, a little less exact.")
+    ] = None,
+    interactive: Annotated[
+        bool,
+        typer.Option("--interactive", "-i", help="Type prompts one by one; /help tells more.", rich_help_panel=MODE),
+    ] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="A conversation, as User: and Assistant: turns.", rich_help_panel=MODE)
+    ] = False,
+    system: Annotated[str | None, typer.Option(help="What stands before a --chat.", rich_help_panel=MODE)] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what could come next, and how likely it is.", rich_help_panel=MODE)
+    ] = False,
+    input_: Annotated[
+        Path | None,
         typer.Option(
-            "--num-sequences",
-            "--sample-num-sequences",
-            min=1,
-            help="Continuations of each prompt.",
-            show_default="5",
-            rich_help_panel=LENGTH,
+            "--input",
+            help='Prompts: .jsonl with a "prompt" in every line, or a text file with one per line.',
+            rich_help_panel=MANY,
         ),
     ] = None,
-    max_length: Annotated[
-        int | None,
+    output: Annotated[
+        Path | None,
         typer.Option(
-            "--max-length",
-            "--sample-max-length",
-            min=1,
-            max=1_000_000,
-            help="Tokens of a sequence, the prompt included.",
-            show_default="30",
-            rich_help_panel=LENGTH,
+            help="A line of JSON for each sequence, in order. One that is unfinished goes on.",
+            show_default="stdout",
+            rich_help_panel=MANY,
         ),
     ] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=1_000_000, help="Tokens after the prompt, instead of --max-length.", rich_help_panel=LENGTH
-        ),
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(min=0.0, help="0: always the likeliest token.", show_default="1.0", rich_help_panel=DRAWING),
-    ] = None,
-    top_k: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Draw from the k likeliest tokens. 0: from all.", show_default="50", rich_help_panel=DRAWING
-        ),
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            help="Draw from the smallest set of tokens with this probability.",
-            show_default="1.0",
-            rich_help_panel=DRAWING,
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            "--seed",
-            "--sample-seed",
-            min=0,
-            help="Sequence i is a function of the model, the prompt, the seed and i.",
-            show_default="42",
-            rich_help_panel=DRAWING,
-        ),
-    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start an --output that is there anew.", rich_help_panel=MANY)
+    ] = False,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Sequences written side by side; no text depends on it.", rich_help_panel=MANY)
+    ] = 32,
     json_output: Json = False,
 ) -> None:
     """Continue a text, in several ways.
 
     Without a model named, the newest run in runs/ speaks, or else GPT-2. What is not given is as the run's own samples
-    were made (`sampling` in its config.yaml), or as the defaults below say. Text ends at `<|endoftext|>`; past the
-    context the oldest tokens drop out and every token takes a full forward.
+    were made (`sampling` in its config.yaml), or as the defaults below say. Text ends at `<|endoftext|>`, which in a
+    prompt is text like any other; past the context the oldest tokens drop out and every token takes a full forward.
 
-    On a terminal a single sequence appears as it is written, and control characters are shown instead of obeyed.
+    On a terminal text appears as it is written, and control characters are shown instead of obeyed.
     """
-    if max_length is not None and max_new_tokens is not None:
-        raise typer.BadParameter("--max-length counts the prompt, --max-new-tokens does not: give one of them")
-    flags = {
-        "num_sequences": num_sequences,
-        "max_length": max_length,
-        "temperature": temperature,
-        "top_p": top_p,
-        "seed": seed,
-    }
-    given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
-    if top_k is not None:
-        given["top_k"] = top_k or None
-    build(SamplingConfig, given)  # a fault in a flag is told before a model is loaded
-    prompts = None if not text else [_from_stdin() if prompt == "-" else prompt for prompt in text]
+    typed, many = interactive or chat, input_ is not None
+    ways_to_prompt = [bool(text), prompt_file is not None, typed, many]
+    _refuse(
+        {
+            "--max-length counts the prompt, --max-new-tokens does not: give one of them": (
+                {"max_length", "max_new_tokens"} <= flags.keys()
+            ),
+            "prompts come in one way: as arguments, by --prompt-file, by --input, or typed": sum(ways_to_prompt) > 1,
+            "--explain is neither for --interactive and --chat nor for --input": explain and (typed or many),
+            "--json is neither for --interactive and --chat nor for --input, which gives lines of JSON": (
+                json_output and (typed or many)
+            ),
+            "an answer is one sequence: --num-sequences is not for --interactive and --chat": (
+                typed and "num_sequences" in flags
+            ),
+            "the length of an answer is --max-new-tokens: --max-length is not for --interactive and --chat": (
+                typed and "max_length" in flags
+            ),
+            "--system is for --chat": system is not None and not chat,
+            "--output is for --input": output is not None and not many,
+            "--overwrite is for --output": overwrite and output is None,
+            "--stop of an empty text ends everything": "" in flags.get("stop", ()),
+        }
+    )
+    if "top_k" in flags:
+        flags["top_k"] = flags["top_k"] or None
+    if "stop" in flags:
+        flags["stop"] = [unescaped(stop) for stop in flags["stop"]]
+    max_new_tokens = flags.pop("max_new_tokens", None)
+    build(SamplingConfig, flags)  # a fault in a flag is told before a model is loaded
+    prompts = [_stdin() if prompt == "-" else prompt for prompt in text or ()]
+    if prompt_file is not None:
+        prompts = [_content(prompt_file)]
+    tasks = None
+    if input_ is not None:
+        from nano_gpt.inference.prompt_file import read_tasks
+
+        tasks = read_tasks(input_)
 
     from nano_gpt.checkpoint.source import load_model
-    from nano_gpt.inference.text import fit, own_sampling
-    from nano_gpt.runtime.device import resolve_device
+    from nano_gpt.inference.text import own_sampling
+    from nano_gpt.inference.writing import Writer
+    from nano_gpt.model.packed import pack
+    from nano_gpt.runtime.device import resolve_device, resolve_dtype
 
     tell_not_compiled(compile_)
+    where = resolve_device(device)
     loaded = load_model(
         pretrained,
         checkpoint=checkpoint,
@@ -142,85 +218,49 @@ def sample(
         tokenizer=tokenizer,
         adapter=adapter,
         sequence_length=sequence_length,
-        device=resolve_device(device),
+        device=where,
     )
     own = own_sampling(loaded)
-    configs = [
-        build(SamplingConfig, {**own.model_dump(), **given, "prompt": prompt})
-        for prompt in ([own.prompt] if prompts is None else prompts)
-    ]
-    for config in configs:  # a prompt that does not fit is told before any is continued
-        fit(loaded.model, loaded.tokenizer, config, max_new_tokens)
-    if json_output:
-        _print_json(loaded, configs, max_new_tokens)
+    session = Session(
+        Writer(pack(loaded.model, resolve_dtype(dtype.value, where), quantize=quantize), loaded.tokenizer),
+        build(SamplingConfig, {**own.model_dump(), **flags}),
+        max_new_tokens,
+        truncate is not None,
+        loaded.origin,
+    )
+    if typed:
+        talk(session, chat=chat, system=system)
+    elif explain:
+        tell_next(session, prompts or [own.prompt], as_json=json_output)
+    elif tasks is not None:
+        work_off(session, tasks, output, overwrite=overwrite, batch_size=batch_size)
     else:
-        _print_text(loaded, configs, max_new_tokens)
+        tell(session, prompts or [own.prompt], as_json=json_output)
 
 
-def _print_text(loaded: LoadedModel, configs: list[SamplingConfig], max_new_tokens: int | None) -> None:
-    """`> …` for every sequence."""
-    from nano_gpt.inference.text import complete, stream
-
-    for config in configs:
-        if sys.stdout.isatty() and config.num_sequences == 1:
-            _write("> ")
-            for piece in stream(loaded.model, loaded.tokenizer, config, max_new_tokens=max_new_tokens):
-                _write(piece)
-            _write("\n")
-            continue
-        for completion in complete(loaded.model, loaded.tokenizer, config, max_new_tokens=max_new_tokens):
-            _write(f"> {completion.text}\n")
+def _refuse(faults: dict[str, bool]) -> None:
+    """Flags that do not go together."""
+    for fault, is_there in faults.items():
+        if is_there:
+            raise typer.BadParameter(fault)
 
 
-def _write(text: str) -> None:
-    """To stdout and not by `echo`, which takes colour codes out of what goes to a file."""
-    sys.stdout.write(printable(text, sys.stdout.isatty()))
-    sys.stdout.flush()
+def _stdin() -> str:
+    """All of stdin as one prompt."""
+    return _decoded(sys.stdin.buffer.read(), "the prompt on stdin")
 
 
-def _print_json(loaded: LoadedModel, configs: list[SamplingConfig], max_new_tokens: int | None) -> None:
-    """One object: the model, the settings, and every sequence with its ids."""
-    from nano_gpt.inference.text import complete
-
-    sequences = []
-    started = time.perf_counter()
-    for config in configs:
-        for completion in complete(loaded.model, loaded.tokenizer, config, max_new_tokens=max_new_tokens):
-            sequences.append(
-                {
-                    "prompt": completion.prompt,
-                    "text": completion.text,
-                    "tokens": completion.tokens,
-                    "finish_reason": completion.finish_reason,
-                }
-            )
-    seconds = time.perf_counter() - started
-    settings = configs[0].model_dump(exclude={"prompt", "max_length"} if max_new_tokens else {"prompt"})
-    if max_new_tokens:
-        settings["max_new_tokens"] = max_new_tokens
-    drawn = sum(len(sequence["tokens"]) for sequence in sequences)
-    result = {
-        "model": loaded.origin,
-        "sampling": settings,
-        "tokens_per_second": round(drawn / seconds, 1),
-        "sequences": sequences,
-    }
-    typer.echo(json.dumps(result, allow_nan=False))
-
-
-def printable(text: str, terminal: bool) -> str:
-    r"""`text` as this stdout can take it: on a terminal ESC and its kin are spelt (`\x1b`), so that they do nothing."""
-    if terminal:
-        text = "".join(
-            f"\\x{ord(c):02x}" if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 else c for c in text
-        )
-    encoding = sys.stdout.encoding or "utf-8"
-    return text.encode(encoding, errors="replace").decode(encoding)
-
-
-def _from_stdin() -> str:
-    """All of stdin as one prompt, without the line end that `echo` adds."""
+def _content(path: Path) -> str:
+    """All of a file as one prompt."""
     try:
-        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+        return _decoded(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _decoded(content: bytes, source: str) -> str:
+    """Without the line end that `echo` and editors add."""
+    try:
+        return content.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the prompt on stdin is not UTF-8: byte {error.start}") from None
+        raise ConfigError(f"{source} is not UTF-8: byte {error.start}") from None

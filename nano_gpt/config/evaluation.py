@@ -7,6 +7,11 @@ from pathlib import Path
 from pydantic import NonNegativeInt, PositiveInt
 
 from nano_gpt.config.base import Settings
+from nano_gpt.registry import unknown_name
+
+TASKS = ("val", "hellaswag")
+LM_EVAL = "lm-eval:"
+"""Opens the names of tasks that lm-eval has."""
 
 
 class EvaluationConfig(Settings):
@@ -21,4 +26,18 @@ class EvaluationConfig(Settings):
     hellaswag_file: Path | None = None
     """HellaSwag as .jsonl, for machines without a network. null: the hub's Rowan/hellaswag, validation split."""
     batch_size: PositiveInt = 32
-    """Rows of text scored in one forward."""
+    """Rows of text scored in one forward, as long as the context; as many tokens of shorter ones."""
+
+
+def parse_tasks(text: str) -> tuple[str, ...]:
+    """`val,lm-eval:piqa,arc_easy` -> ("val", "lm-eval:piqa", "lm-eval:arc_easy"). Raises ConfigError for a stranger."""
+    tasks: list[str] = []
+    for name in (part.strip() for part in text.split(",")):
+        follows = bool(tasks) and tasks[-1].startswith(LM_EVAL)
+        if name in TASKS or (name.startswith(LM_EVAL) and name != LM_EVAL):
+            tasks.append(name)
+        elif name and follows:
+            tasks.append(LM_EVAL + name)
+        else:
+            raise unknown_name("task", name, [*TASKS, f"{LM_EVAL}NAME"])
+    return tuple(dict.fromkeys(tasks))

@@ -18,24 +18,43 @@ import numpy.typing as npt
 import torch
 
 from nano_gpt.errors import DataError
-from nano_gpt.evaluation.choices import Accuracy, Progress, Row, encode_choices, log_likelihoods
+from nano_gpt.evaluation.choices import Accuracy, Progress, encode_choices, score_rows
 from nano_gpt.evaluation.hellaswag_items import LEAVE_OUT, Item
+from nano_gpt.evaluation.results import Items
+from nano_gpt.evaluation.scoring import of_all_ranks
+from nano_gpt.evaluation.sharing import Row
 from nano_gpt.model.gpt import GPT
-from nano_gpt.runtime.distributed import all_reduce_sum
 from nano_gpt.tokenizer.base import Tokenizer
 
+SCORES = ("accuracy", "acc", "acc_norm")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class HellaSwagResult:
     """The scores over all ranks' items."""
 
-    kind: ClassVar = "hellaswag"
-    accuracy: Accuracy
-    """Mean log-likelihood per token of the text as it is: the "karpathy" score."""
-    acc: Accuracy
-    """lm-eval's `acc`."""
-    acc_norm: Accuracy
-    """lm-eval's `acc_norm`."""
+    right: npt.NDArray[np.bool_]
+    """(items, 3), in the order of the items and of SCORES: whether the model chose the right ending."""
+
+    kind: ClassVar[str] = "hellaswag"
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """By the mean log-likelihood per token of the text as it is: the "karpathy" score."""
+        return self._score(0)
+
+    @property
+    def acc(self) -> Accuracy:
+        """lm-eval's `acc`."""
+        return self._score(1)
+
+    @property
+    def acc_norm(self) -> Accuracy:
+        """lm-eval's `acc_norm`."""
+        return self._score(2)
+
+    def _score(self, column: int) -> Accuracy:
+        return Accuracy(int(self.right[:, column].sum()), len(self.right))
 
     def fields(self) -> dict[str, Any]:
         """For a metrics event and for JSON; the first three are the predecessor's."""
@@ -50,13 +69,9 @@ class HellaSwagResult:
             "acc_norm_stderr": self.acc_norm.stderr,
         }
 
-    def summary(self) -> str:
-        """`hellaswag: accuracy: 0.3560 | total: 2000 | correct: 712 | stderr: 0.0107 | acc: ...`"""
-        return "hellaswag: " + " | ".join(f"{name}: {_show(value)}" for name, value in self.fields().items())
-
-
-def _show(value: float | None) -> str:
-    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
+    def items(self) -> dict[str, Items]:
+        weights = np.ones(len(self.right))
+        return {name: np.stack([self.right[:, column], weights], axis=1) for column, name in enumerate(SCORES)}
 
 
 @dataclass(frozen=True)
@@ -68,6 +83,11 @@ class ItemScores:
     as_is_tokens: npt.NDArray[np.int64]
     cleaned: npt.NDArray[np.float64]
     cleaned_characters: npt.NDArray[np.int64]
+
+    @property
+    def right(self) -> tuple[bool, bool, bool]:
+        """By the rules of SCORES."""
+        return self.choice == self.label, self.choice_acc == self.label, self.choice_acc_norm == self.label
 
     @property
     def choice(self) -> int:
@@ -97,6 +117,7 @@ class HellaSwagTest:
             except DataError as error:
                 raise DataError(f"HellaSwag item {index}: {error.message}", LEAVE_OUT) from None
         self._items = encoded[rank::world_size]
+        self._numbers = range(rank, len(encoded), world_size)
 
     def score(
         self,
@@ -106,9 +127,9 @@ class HellaSwagTest:
         dtype: torch.dtype = torch.float32,
         progress: Progress | None = None,
     ) -> list[ItemScores]:
-        """This rank's items in their order. `batch_size` is rows, an ending under one rendering each."""
+        """This rank's items in their order. `batch_size` as in `score_rows`."""
         rows = [row for item in self._items for row in item.rows]
-        sums = log_likelihoods(model, rows, batch_size=batch_size, dtype=dtype, progress=progress)
+        sums = score_rows(model, rows, batch_size=batch_size, dtype=dtype, progress=progress).log_likelihoods
         ends = np.cumsum([len(item.rows) for item in self._items], dtype=np.int64)
         parts = np.split(sums, ends)[:-1]  # the last one is what follows the last item: nothing
         return [item.scores(part) for item, part in zip(self._items, parts, strict=True)]
@@ -121,12 +142,11 @@ class HellaSwagTest:
         dtype: torch.dtype = torch.float32,
         progress: Progress | None = None,
     ) -> HellaSwagResult:
-        """Score, and add up over the ranks; every rank must call, and gets the same result."""
+        """Score, and put the ranks' items together; every rank must call, and gets the same result."""
         scores = self.score(model, batch_size=batch_size, dtype=dtype, progress=progress)
-        right = [(s.choice == s.label, s.choice_acc == s.label, s.choice_acc_norm == s.label) for s in scores]
-        counts = torch.tensor([*np.sum(np.reshape(right, (-1, 3)), axis=0), len(scores)], dtype=torch.int64)
-        *correct, total = all_reduce_sum(counts).tolist()
-        return HellaSwagResult(*(Accuracy(number, total) for number in correct))
+        mine = [(number, *item.right) for number, item in zip(self._numbers, scores, strict=True)]
+        found = of_all_ranks(torch.tensor(mine, dtype=torch.int64).view(-1, 1 + len(SCORES))).numpy()
+        return HellaSwagResult(found[np.argsort(found[:, 0]), 1:].astype(bool))
 
 
 class _EncodedItem:

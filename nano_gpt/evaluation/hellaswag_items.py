@@ -110,7 +110,7 @@ def _read_hub(samples: int | None) -> list[Item]:
 
     unreachable = _why_unreachable()
     try:
-        with _offline(unreachable is not None):
+        with hub_offline(unreachable is not None):
             rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(HUB_ID, split=HUB_SPLIT)
     except OSError as error:  # ConnectionError, or FileNotFoundError for what is not in the cache
         raise NetworkError(
@@ -134,7 +134,7 @@ def _why_unreachable() -> str | None:
 
 
 @contextmanager
-def _offline(offline: bool) -> Iterator[None]:
+def hub_offline(offline: bool = True) -> Iterator[None]:
     """Let `datasets` look into its cache only. It read the environment when it was imported, so its copy is set."""
     import datasets
     from huggingface_hub import constants

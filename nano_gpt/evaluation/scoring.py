@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nano_gpt.model.gpt import GPT
-from nano_gpt.model.loss import IGNORED_TARGET
+from nano_gpt.model.packed import pack
 from nano_gpt.runtime.device import autocast
+from nano_gpt.runtime.distributed import all_reduce_sum, from_environment, is_distributed
 
-HEAD_POSITIONS = 1024  # positions that have logits at one time: 200 MB in fp32 with GPT-2's vocabulary
+HEAD_POSITIONS = 128  # have logits at one time: 26 MB in fp32 with GPT-2's vocabulary, which malloc still uses again
 
 
 @contextmanager
@@ -29,12 +30,58 @@ def scoring_mode(model: nn.Module, dtype: torch.dtype) -> Iterator[torch.device]
         model.train(was_training)
 
 
-def target_log_probabilities(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
-    """(N, C) of the last LayerNorm and (N,) ids -> (N,) log-probabilities in fp32, 0 where the target is ignored.
+@torch.no_grad()
+def packed_for_scoring(model: GPT, dtype: torch.dtype) -> GPT:
+    """A copy whose products, those with the vocabulary too, are in `dtype`, laid out for this CPU.
 
-    The vocabulary is far wider than the model, so its logits are made for some positions at a time.
+    GPT-2's logits lie around -100, where bf16 knows steps of a half only. Softmax does not see what they have in
+    common, so the mean row is taken out of the head first: a log-probability then comes out as near as with a head in
+    fp32, and HellaSwag is scored 1.25 times as fast (124M, two Zen 4 cores).
+    """
+    if dtype == torch.float32:
+        return pack(model)
+    head = model.head_weight - model.head_weight[: model.config.vocab_size].mean(dim=0)
+    with torch.device("meta"):
+        untied = GPT(model.config.model_copy(update={"tied": False}))
+    untied.load_state_dict({**model.state_dict(), "lm_head.weight": head.to(dtype)}, assign=True)
+    return pack(untied, dtype)
+
+
+class TokenScores(NamedTuple):
+    """What a model thinks of N tokens."""
+
+    log_probabilities: Tensor
+    """(N,) fp32, in nats."""
+    likeliest: Tensor
+    """(N,) bool: no other token is likelier."""
+
+
+def score_tokens(model: GPT, hidden: Tensor, targets: Tensor) -> TokenScores:
+    """(N, C) of the last norm and the (N,) ids that follow.
+
+    The vocabulary is far wider than the model, so its logits are made for some positions at a time; and in the place of
+    the logits, since cross_entropy's copies take half as long as the product in bf16.
     """
     pieces = zip(torch.split(hidden, HEAD_POSITIONS), torch.split(targets, HEAD_POSITIONS), strict=True)
-    return torch.cat(
-        [-F.cross_entropy(model.head(x).float(), y, ignore_index=IGNORED_TARGET, reduction="none") for x, y in pieces]
-    )
+    parts = [_score_piece(model.head(x).float(), y) for x, y in pieces]
+    return TokenScores(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
+
+
+def _score_piece(logits: Tensor, targets: Tensor) -> TokenScores:
+    """(n, V) logits, which are spent, and (n,) ids."""
+    largest = logits.amax(1, keepdim=True)
+    above = (logits.gather(1, targets.unsqueeze(1)) - largest).squeeze(1)  # 0 for the likeliest
+    return TokenScores(above - logits.sub_(largest).exp_().sum(1).log(), above == 0)
+
+
+def of_all_ranks(values: Tensor) -> Tensor:
+    """(n, k) of every rank, n its own, one below the other in the order of the ranks. Every rank must call."""
+    if not is_distributed():
+        return values
+    ranks = from_environment()
+    sizes = torch.zeros(ranks.world_size, dtype=torch.int64)
+    sizes[ranks.rank] = len(values)
+    ends = all_reduce_sum(sizes).cumsum(0).tolist()
+    whole = torch.zeros(ends[-1], *values.shape[1:], dtype=values.dtype)
+    whole[ends[ranks.rank] - len(values) : ends[ranks.rank]] = values
+    return all_reduce_sum(whole)

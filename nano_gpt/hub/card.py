@@ -6,15 +6,16 @@ run's settings only names and numbers are told, never paths: those tell who work
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import yaml
 
+from nano_gpt.checkpoint.evaluations import read_evaluations
 from nano_gpt.checkpoint.source import LoadedModel
 from nano_gpt.config.model import GPTConfig
 from nano_gpt.data.catalog import CATALOG, HUB
-from nano_gpt.hub.record import Event, TrainingRecord, is_number, training_record
+from nano_gpt.hub.record import Event, TrainingRecord, hellaswag_event, is_number, training_record
 
 TASK = "text-generation"  # the hub's name of what these models do
 _CURVE_POINTS = 10  # rows in the table of validation losses
@@ -39,7 +40,7 @@ def model_card(loaded: LoadedModel) -> str:
     ]
     if record is not None:
         sections.append("## Training\n\n" + _training(record))
-    if record is not None and (results := _results(record)):
+    if results := _results(loaded, record):
         sections.append("## Results\n\n" + results)
     sections.append("## Use\n\n" + _USE)
     if (warning := caution(loaded.model.config)) is not None:
@@ -54,8 +55,7 @@ def eval_results(loaded: LoadedModel) -> str | None:
     """
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
-    record = training_record(loaded)
-    event = record.hellaswag if record is not None else None
+    event = hellaswag_event(loaded, training_record(loaded))
     if event is None or event.get("total") != _HELLASWAG_ITEMS or not is_number(event.get("acc_norm")):
         return None
     entry = EvalResultEntry(
@@ -115,19 +115,19 @@ def _front_matter(loaded: LoadedModel, record: TrainingRecord | None) -> dict[st
         values["base_model"] = loaded.repo_id
     if hub_dataset := _hub_dataset(record):
         values["datasets"] = [hub_dataset]
-    if record is not None and (results := _index_results(record)):
+    if results := _index_results(loaded, record):
         values["model-index"] = [{"name": title(loaded.model.config), "results": results}]
     return values
 
 
-def _index_results(record: TrainingRecord) -> list[dict[str, Any]]:
+def _index_results(loaded: LoadedModel, record: TrainingRecord | None) -> list[dict[str, Any]]:
     """Evaluation results in the hub's `model-index` form."""
     results = []
     dataset = _dataset(record)
-    if record.validation_loss is not None and dataset is not None:
+    if record is not None and record.validation_loss is not None and dataset is not None:
         loss = {"validation loss": record.validation_loss}
         results.append(_result(_hub_dataset(record) or dataset, dataset, loss, "loss"))
-    if scores := _scores(record):
+    if scores := _scores(hellaswag_event(loaded, record)):
         results.append(_result(_HELLASWAG, "HellaSwag", scores, "accuracy"))
     return results
 
@@ -191,32 +191,49 @@ def _training(record: TrainingRecord) -> str:
     return _table(("", ""), rows.items())
 
 
-def _results(record: TrainingRecord) -> str:
+def _results(loaded: LoadedModel, record: TrainingRecord | None) -> str:
     parts = []
-    if record.validation_loss is not None:
+    if record is not None and record.validation_loss is not None:
         density = record.validation[-1].get("bits_per_byte") if record.validation else None
         per_byte = f", {density:.4f} bits per byte" if is_number(density) else ""
         parts.append(f"Validation loss: {record.validation_loss:.4f} nats per token{per_byte}.")
-    if len(record.validation) > 1:
-        rows = [(f"{event['step']:,}", f"{event['loss']:.4f}") for event in _thinned(record.validation)]
-        parts.append(_table(("step", "validation loss"), rows))
-    if scores := _scores(record):
-        parts.append(_hellaswag(scores, record.hellaswag or {}))
+    if record is not None and len(record.validation) > 1:
+        points = [(f"{event['step']:,}", f"{event['loss']:.4f}") for event in _thinned(record.validation)]
+        parts.append(_table(("step", "validation loss"), points))
+    event = hellaswag_event(loaded, record)
+    if scores := _scores(event):
+        parts.append(_hellaswag(scores, event or {}))
+    if rows := [row for task, entry in read_evaluations(loaded).items() for row in _measured(task, entry)]:
+        parts.append(_table(("measured with `nano-gpt eval`", "score"), rows))
     return "\n\n".join(parts)
+
+
+def _measured(task: str, entry: Event) -> Iterator[tuple[str, str]]:
+    """Every score of a task other than HellaSwag, which has a table of its own."""
+    if task == "hellaswag":
+        return
+    task, total = task.replace("|", "").replace("`", ""), entry.get("total")
+    of = f", {total:,} items" if isinstance(total, int) else ""
+    for name, value in entry.items():
+        if isinstance(value, float) and not name.endswith("stderr"):
+            error = entry.get("stderr" if name == "loss" else f"{name}_stderr")
+            yield f"`{task}`: {name.replace('_', ' ')}{of}", _with_error(value, error)
+
+
+def _with_error(value: float, error: object) -> str:
+    return f"{value:.4f} ± {error:.4f}" if is_number(error) else f"{value:.4f}"
 
 
 def _hellaswag(scores: dict[str, float], event: Event) -> str:
     total = f", {event['total']:,} items" if isinstance(event.get("total"), int) else ""
     rows = []
     for name, value in scores.items():
-        error = event.get(_ERRORS[name])
-        rows.append((_RULES[name], f"{value:.4f} ± {error:.4f}" if is_number(error) else f"{value:.4f}"))
+        rows.append((_RULES[name], _with_error(value, event.get(_ERRORS[name]))))
     return _table((f"HellaSwag{total}", "accuracy"), rows)
 
 
-def _scores(record: TrainingRecord) -> dict[str, float]:
-    event = record.hellaswag or {}
-    return {name: float(event[name]) for name in _RULES if is_number(event.get(name))}
+def _scores(event: Event | None) -> dict[str, float]:
+    return {name: float(event[name]) for name in _RULES if is_number(event.get(name))} if event else {}
 
 
 def _thinned(events: tuple[Event, ...]) -> list[Event]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from nano_gpt.checkpoint.evaluations import read_evaluations
 from nano_gpt.checkpoint.source import LoadedModel
 from nano_gpt.checkpoint.store import run_of
 from nano_gpt.config import RunConfig, build
@@ -63,6 +64,14 @@ def training_record(loaded: LoadedModel) -> TrainingRecord | None:
         validation=tuple(validation),
         hellaswag=hellaswag[-1] if hellaswag else None,
     )
+
+
+def hellaswag_event(loaded: LoadedModel, record: TrainingRecord | None) -> Event | None:
+    """The score on the most items: of `nano-gpt eval`, which is of these very weights, or of the run on its way."""
+    saved = read_evaluations(loaded).get("hellaswag")
+    own = record.hellaswag if record is not None else None
+    sizes = [event["total"] if event and isinstance(event.get("total"), int) else 0 for event in (saved, own)]
+    return saved if saved is not None and sizes[0] >= sizes[1] else own
 
 
 def _run_config(path: Path) -> RunConfig | None:

@@ -55,7 +55,7 @@ class CausalSelfAttention(nn.Module):
         if rotary is not None:  # before the cache, which so keeps keys that know their places
             q, k = rotated(q, rotary), rotated(k, rotary)
         if cache is not None:
-            k, v = cache.append(layer, k, v)  # (B, nh, past + T, hs)
+            k, v = cache.store(layer, k, v)  # those of the tokens before, too
         y = causal_attention(q, k, v, self.dropout if self.training else 0.0, mask)
         y = y.transpose(1, 2).reshape(B, T, C)  # (B, nh, T, hs) -> (B, T, C)
         return self.resid_dropout(self.c_proj(y))  # type: ignore[no-any-return]
@@ -139,27 +139,33 @@ class GPT(nn.Module):
         for table in (self.wte.weight, self.head_weight):
             table[self.config.vocab_size :] = 0.0  # padding rows: no target ever selects them, so they stay zero
 
-    def hidden(self, ids: Tensor, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        ids: Tensor,
+        cache: KVCache | None = None,
+        *,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """(B, T) token ids -> (B, T, C), what the head reads. With a cache, `ids` follow what is already in it.
 
-        With (B, T) `documents`, a token sees only those whose number is its own.
+        (B, T) `positions` other than 0, 1, ... and a `mask` of what each token may see (model/attention.py) let one row
+        hold several texts, or several continuations of one.
         """
-        T = ids.size(1)
-        past = 0 if cache is None else cache.length
-        assert past + T <= self.config.n_positions, f"{past} + {T} tokens in a context of {self.config.n_positions}"
-        assert past == 0 or T == 1, "after the prefill a cache takes one token at a time"
-        position = torch.arange(past, past + T, device=ids.device)
-        mask = None if documents is None else document_mask(documents)
+        if cache is not None:
+            assert positions is None and mask is None, "a cache knows the places of its tokens"
+            positions, mask = cache.extend(ids.size(1))
+        elif positions is None:
+            assert ids.size(1) <= self.config.n_positions, f"{ids.size(1)} tokens in {self.config.n_positions} places"
+            positions = torch.arange(ids.size(1), device=ids.device)
         x, rotary = self.wte(ids), None  # (B, T, C)
         if self.config.positions == "learned":
-            x = x + self.wpe(position)
+            x = x + self.wpe(positions)
         else:
-            rotary = rotary_table(position, self.config.head_dim, self.config.rope_theta)
+            rotary = rotary_table(positions, self.config.head_dim, self.config.rope_theta)
         x = self.drop(x)
         for layer, block in enumerate(self.h):
             x = block(x, cache, layer, mask, rotary)
-        if cache is not None:
-            cache.advance(T)
         return self.ln_f(x)  # type: ignore[no-any-return]
 
     @property
@@ -169,7 +175,8 @@ class GPT(nn.Module):
 
     def head(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., V): the logits, without those of the padding rows."""
-        return F.linear(x, self.head_weight)[..., : self.config.vocab_size]
+        logits = F.linear(x, self.wte.weight) if self.config.tied else self.lm_head(x)
+        return logits[..., : self.config.vocab_size]
 
     def forward(
         self,
@@ -180,9 +187,10 @@ class GPT(nn.Module):
     ) -> Tensor:
         """(B, T) ids -> (B, T, V) logits; with (B, T) targets, the cross-entropy in nats, summed over them in fp32.
 
-        Targets of IGNORED_TARGET (model/loss.py) are left out. `documents` as in `hidden`.
+        Targets of IGNORED_TARGET (model/loss.py) are left out. With (B, T) `documents`, a token sees only those whose
+        number is its own.
         """
-        x = self.hidden(ids, cache, documents)
+        x = self.hidden(ids, cache, mask=None if documents is None else document_mask(documents))
         if targets is None:
             return self.head(x)
         assert self.config.vocab_size is not None

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nano_gpt.config import RunConfig
 from nano_gpt.model.gpt import GPT
+from nano_gpt.model.outline import shapes_only
 from nano_gpt.runtime.device import autocast
 from nano_gpt.runtime.usage import memory_in_use
 from nano_gpt.training.freezing import choose_trained
@@ -77,7 +78,7 @@ def step_memory(config: RunConfig, device: torch.device, dtype: torch.dtype, sha
 
 def trained_parameters(config: RunConfig) -> tuple[int, int]:
     """How many parameters are trained, and how many numbers the optimizer keeps about them."""
-    with torch.device("meta"):
+    with shapes_only():
         model = GPT(config.model)
         choose_trained(model, config.training)
     if config.training.lora.rank is not None:

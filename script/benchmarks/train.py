@@ -13,68 +13,34 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
 
 from measuring import use_cores
 from train_report import OURS, Report, Round, Setting
 from train_ways import SIZES, WAYS
+from turns import COMMAND_LINE, ROOT, Way, WayFailed, in_turn
 
-ROOT = Path(__file__).resolve().parents[2]
-HERE = Path(__file__).resolve().parent
 TURN_SECONDS = 0.5  # a turn is as many steps as ours makes in this time, at least one
 
 
-class WayFailed(Exception):  # noqa: N818 - it names the event, as subprocess does
-    """A process that makes steps has ended."""
-
-
-class Way:
+def way(name: str, size: str, threads: int, nanogpt: Path | None) -> Way:
     """A process that makes steps when it is told to."""
-
-    def __init__(self, name: str, size: str, threads: int, nanogpt: Path | None) -> None:
-        self.name = name
-        command = [sys.executable, str(HERE / "train_ways.py"), name, size, "--threads", str(threads)]
-        if nanogpt is not None:
-            command += ["--nanogpt", str(nanogpt)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
-        )
-
-    def ask(self, command: str) -> dict[str, Any]:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
-            self._process.stdin.write(command + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise WayFailed(f"{self.name} ended with {self._process.wait()}; its last words are above")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate()  # the end of its input is the end of it
+    arguments = [name, size, "--threads", str(threads), *(["--nanogpt", str(nanogpt)] if nanogpt else [])]
+    return Way(name, "train_ways.py", arguments, COMMAND_LINE if name == OURS else {})
 
 
 def measure(size: str, threads: int, rounds: int, nanogpt: Path | None, say: Callable[[str], None]) -> Setting:
     """One model at one number of threads."""
     names = [name for name in WAYS if name != "nanogpt" or nanogpt is not None]  # ours is the first
     with ExitStack() as stack:
-        ways = [stack.enter_context(Way(name, size, threads, nanogpt)) for name in names]  # they start together
-        for way in ways:  # the first step makes the optimizer's state
-            way.ask("steps 1")
+        ways = [stack.enter_context(way(name, size, threads, nanogpt)) for name in names]  # they start together
+        for one in ways:  # the first step makes the optimizer's state
+            one.ask("steps 1")
         steps = max(1, round(TURN_SECONDS / ways[0].ask("steps 1")["seconds"]))
         found = []
         for number in range(rounds):
@@ -85,16 +51,15 @@ def measure(size: str, threads: int, rounds: int, nanogpt: Path | None, say: Cal
 
 
 def _round(ways: Sequence[Way], number: int, steps: int) -> Round:
-    """Every way once, beginning with another one each time; ours also says how fast products are now."""
-    first = number % len(ways)
+    """Every way once; ours also says how fast products are now."""
     seconds, memory, peak = {}, {}, {}
-    for way in (*ways[first:], *ways[:first]):
-        if way.name == OURS:
-            peak = way.ask("peak")
-        answer = way.ask(f"steps {steps}")
-        seconds[way.name], memory[way.name] = answer["seconds"], answer["peak_rss"]
+    for one in in_turn(ways, number):
+        if one.name == OURS:
+            peak = one.ask("peak")
+        answer = one.ask(f"steps {steps}")
+        seconds[one.name], memory[one.name] = answer["seconds"], answer["peak_rss"]
     return Round(
-        seconds={way.name: seconds[way.name] for way in ways},
+        seconds={one.name: seconds[one.name] for one in ways},
         peak_rss=memory,
         flops_bf16=peak["bf16"],
         flops_fp32=peak["fp32"],

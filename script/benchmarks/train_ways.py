@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
-import json
 import resource
 import sys
 import time
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from turns import answer
 
 from nano_gpt.config import GPTConfig
 from nano_gpt.config.training import OptimizerConfig, TrainingConfig
@@ -126,20 +126,19 @@ def nanogpt(size: Size, checkout: Path) -> Step:
     sys.modules[spec.name] = module  # its dataclass looks itself up
     spec.loader.exec_module(module)
     shape = size.model
-    with redirect_stdout(sys.stderr):  # they print
-        model = module.GPT(
-            module.GPTConfig(
-                block_size=shape.n_positions,
-                vocab_size=shape.vocab_size,
-                n_layer=shape.n_layer,
-                n_head=shape.n_head,
-                n_embd=shape.n_embd,
-                dropout=0.0,
-                bias=False,  # train.py's default
-            )
+    model = module.GPT(
+        module.GPTConfig(
+            block_size=shape.n_positions,
+            vocab_size=shape.vocab_size,
+            n_layer=shape.n_layer,
+            n_head=shape.n_head,
+            n_embd=shape.n_embd,
+            dropout=0.0,
+            bias=False,  # train.py's default
         )
-        betas = (OPTIMIZER.beta1, OPTIMIZER.beta2)
-        optimizer = model.configure_optimizers(OPTIMIZER.weight_decay, OPTIMIZER.learning_rate, betas, "cpu")
+    )
+    betas = (OPTIMIZER.beta1, OPTIMIZER.beta2)
+    optimizer = model.configure_optimizers(OPTIMIZER.weight_decay, OPTIMIZER.learning_rate, betas, "cpu")
     return _their_step(lambda ids, targets: model(ids, targets)[1], model, optimizer, size.batch(), torch.float32)
 
 
@@ -222,10 +221,11 @@ def peak_rss() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def answer(command: str, step: Step) -> dict[str, Any]:
-    if command == "peak":
-        return {"bf16": peak_flops(torch.bfloat16), "fp32": peak_flops(torch.float32)}
-    steps = int(command.removeprefix("steps "))
+def peak() -> dict[str, Any]:
+    return {"bf16": peak_flops(torch.bfloat16), "fp32": peak_flops(torch.float32)}
+
+
+def timed(step: Step, steps: int) -> dict[str, Any]:
     start = time.perf_counter()
     for _ in range(steps):
         step()
@@ -248,9 +248,9 @@ def main() -> None:
         "predecessor": lambda: plain(size, resolve_dtype("auto", CPU)),
         "common": lambda: plain(size, torch.float32),
     }
-    step = makers[asked.way]()
-    for line in sys.stdin:
-        print(json.dumps(answer(line.strip(), step)), flush=True)
+    with redirect_stdout(sys.stderr):  # nanoGPT's model prints
+        step = makers[asked.way]()
+    answer({"steps": lambda steps: timed(step, steps), "peak": peak})
 
 
 if __name__ == "__main__":

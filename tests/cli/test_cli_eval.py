@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from nano_gpt.checkpoint import evaluations
 from nano_gpt.checkpoint.folder import write_model_folder
 from nano_gpt.cli.main import run
 from nano_gpt.config import DataConfig, GPTConfig, RunConfig, to_yaml
@@ -20,11 +22,12 @@ from nano_gpt.data.preparing.prepare import ensure_prepared
 from nano_gpt.errors import NetworkError
 from nano_gpt.evaluation import hellaswag_items
 from nano_gpt.model.gpt import GPT
-from nano_gpt.tokenizer import load_tokenizer
+from nano_gpt.tokenizer import load_tokenizer, train_tokenizer
 from nano_gpt.tokenizer.base import Tokenizer
 
 Capture = pytest.CaptureFixture[str]
 LINE = r"val: loss: (\d+\.\d{4}) \| perplexity: \d+\.\d{4} \| bits_per_byte: (\d+\.\d{4}) \| tokens_evaluated: (\d+)"
+LINE += r" \| stderr: (?:\d\.\d{4}|-) \| bits_per_byte_stderr: (?:\d\.\d{4}|-)"
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +41,8 @@ def empty_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(hellaswag_items, "newest_commit", unreachable)
 
 
-def write_model(folder: Path, tokenizer: Tokenizer, n_positions: int = 128) -> Path:
-    torch.manual_seed(0)
+def write_model(folder: Path, tokenizer: Tokenizer, n_positions: int = 128, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
     config = GPTConfig(vocab_size=tokenizer.vocab_size, n_positions=n_positions, n_embd=16, n_layer=1, n_head=2)
     folder.mkdir(parents=True)
     write_model_folder(folder, config, GPT(config).state_dict(), tokenizer)
@@ -143,7 +146,8 @@ def test_json(capsys: Capture) -> None:
     found = json.loads(out)
     assert found["model"] == "runs/a/checkpoints/step_000000"
     assert found["val"]["tokens_evaluated"] == 128
-    assert set(found["val"]) == {"loss", "perplexity", "bits_per_byte", "tokens_evaluated"}
+    scores = {"loss", "perplexity", "bits_per_byte", "tokens_evaluated", "stderr", "bits_per_byte_stderr"}
+    assert set(found["val"]) == scores
     assert found["hellaswag"]["total"] == 6
     assert out.count("\n") == 1
 
@@ -184,9 +188,106 @@ def test_hellaswag_with_characters(capsys: Capture) -> None:
     assert "hellaswag: skipped: HellaSwag item 0" in err
 
 
+def test_a_text_file_in_windows_that_slide(capsys: Capture) -> None:
+    """With the bytes of the text itself, however they fall into characters."""
+    write_model(Path("model"), load_tokenizer("byte"), n_positions=64)
+    text = "Über 東京 " * 20
+    Path("mine.txt").write_text(text, encoding="utf-8")
+    command = ["eval", "model", "--tasks=val", "--text=mine.txt", "--json"]
+    assert run(command) == 0
+    whole = json.loads(capsys.readouterr().out)["val"]
+    assert whole["tokens_evaluated"] == len(text.encode())  # bytes are the tokens, and each is scored
+    assert whole["bits_per_byte"] == pytest.approx(whole["loss"] / math.log(2))
+    assert run([*command, "--stride=16"]) == 0
+    slid = json.loads(capsys.readouterr().out)["val"]
+    assert slid["tokens_evaluated"] == whole["tokens_evaluated"]
+    assert slid["loss"] != whole["loss"]
+    assert run([*command, "--stride=16", "--limit=3"]) == 0
+    part = json.loads(capsys.readouterr().out)["val"]
+    assert part["tokens_evaluated"] == 64 + 2 * 16
+    assert part["bits_per_byte"] == pytest.approx(part["loss"] / math.log(2))
+
+
+def test_tasks_and_limit(capsys: Capture) -> None:
+    write_run(own_text("byte"), validation_steps=None)
+    flags = ["eval", "runs/a", "--json", "--hellaswag-file", items_file()]
+    assert run([*flags, "--tasks=val", "--limit=2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"model", "val"} and found["val"]["tokens_evaluated"] == 256
+    assert run([*flags, "--tasks=hellaswag,val", "--limit=2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["hellaswag"]["total"] == 2 and "val" in found
+
+
+def test_two_models_are_compared_item_by_item(capsys: Capture) -> None:
+    own_text("byte")
+    for seed in (0, 1):
+        write_model(Path(f"model{seed}"), load_tokenizer("byte"), seed=seed)
+    flags = ["eval", "./model0", "model1", "--dataset=mine", "--hellaswag-file", items_file()]
+    assert run(flags) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["a", "val", "hellaswag", "b", "val", "hellaswag", *["a - b"] * 5]
+    form = r"a - b: hellaswag acc: [+-]\d\.\d{4} \| 95%: [+-]\d\.\d{4} to .* \| items: 6 \| only_a: \d \| only_b: \d"
+    assert re.fullmatch(form, lines[-2])
+    assert run([*flags, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [model["model"] for model in found["models"]] == ["model0", "model1"]
+    loss = found["differences"]["val loss"]
+    assert (
+        loss["difference"] == pytest.approx(loss["a"] - loss["b"]) and loss["low"] < loss["difference"] < loss["high"]
+    )
+
+
+def test_different_tokenizers_compare_by_the_byte(capsys: Capture) -> None:
+    write_model(Path("bytes"), load_tokenizer("byte"))
+    text = "some text of some length, and more of it. " * 12
+    write_model(Path("pairs"), train_tokenizer("bpe:280", [text]))
+    Path("mine.txt").write_text(text)
+    assert run(["eval", "bytes", "pairs", "--tasks=val", "--text=mine.txt"]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split(":")[1] for line in out.splitlines() if line.startswith("a - b")] == [" val bits_per_byte"]
+    assert "different tokenizers" in err
+
+
+def test_scores_are_kept_beside_the_model(capsys: Capture) -> None:
+    run_folder = write_run(own_text("byte"))
+    file = run_folder / "checkpoints/step_000000/evaluations.json"
+    flags = ["eval", "runs/a", "--hellaswag-file", items_file()]
+    assert run(flags) == 0
+    kept = json.loads(file.read_text())
+    assert set(kept) == {"val mine", "hellaswag"}
+    assert kept["hellaswag"]["total"] == 6 and kept["hellaswag"]["precision"] == "fp32"
+    Path("text.txt").write_text("some text")
+    assert run([*flags, "--text=text.txt", "--limit=2"]) == 0  # a part does not take the place of the whole
+    assert json.loads(file.read_text())["hellaswag"] == kept["hellaswag"]
+    assert set(json.loads(file.read_text())) == {"val mine", "hellaswag", "val text.txt"}
+    assert run([*flags, "--sequence-length=16", "--text=text.txt", "--stride=3"]) == 0  # that is another model
+    assert set(json.loads(file.read_text())) == {"val mine", "hellaswag", "val text.txt"}
+    capsys.readouterr()
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_no_more(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(Path("model"), load_tokenizer("byte"))
+
+    def refuse(path: Path, text: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(evaluations, "write_text", refuse)
+    assert run(["eval", "model", "--tasks=hellaswag", "--hellaswag-file", items_file()]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("hellaswag: ")
+    assert "the scores are not kept beside the model: model/evaluations.json: Permission denied" in err
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        (["--tasks=val"], "val without a data set"),
+        (["--tasks=vall"], "did you mean 'val'?"),
+        (["--tasks=val,"], "unknown task ''"),
+        (["--text=mine.txt", "--dataset=mine"], "--text and --dataset both name a text"),
+        (["--text=nowhere.txt"], "cannot read nowhere.txt"),
+        (["--text=items.jsonl", "--stride=129"], "a stride of 129 tokens would leave some out"),
         (["--validation-steps=0"], "cannot reach the hub for Rowan/hellaswag"),  # there is nothing else to measure
         (["--hellaswag-samples=10"], "cannot reach the hub for Rowan/hellaswag"),
         (["--validation-steps=0", "--hellaswag-samples=0"], "nothing to measure"),
@@ -208,6 +309,9 @@ def test_mistakes_are_one_line_and_a_remedy(flags: list[str], words: str, capsys
 def test_misuse_of_flags() -> None:
     assert run(["eval", "--batch-size=0"]) == 2
     assert run(["eval", "--hellaswag-sample=2"]) == 2
+    assert run(["eval", "a", "b", "c"]) == 2
+    assert run(["eval", "a", "--pretrained=b"]) == 2
+    assert run(["eval", "a", "b", "--adapter=c"]) == 2
 
 
 def test_two_ranks_print_once_what_one_prints(capsys: Capture) -> None:

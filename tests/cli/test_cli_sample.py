@@ -6,35 +6,18 @@ import io
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from nano_gpt.checkpoint.folder import write_model_folder
 from nano_gpt.cli.main import run
-from nano_gpt.cli.sample import printable
-from nano_gpt.config.model import GPTConfig
-from nano_gpt.model.gpt import GPT
+from nano_gpt.cli.terminal import printable
+from nano_gpt.inference.writing import Completion, Writer
 from nano_gpt.tokenizer import load_tokenizer
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A tiny byte model that writes printable ASCII, in ./model of an otherwise empty working folder."""
-    tokenizer = load_tokenizer("byte")
-    torch.manual_seed(0)
-    model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, n_positions=64, n_embd=16, n_layer=1, n_head=2))
-    model.ln_f.weight.data[0], model.ln_f.bias.data[0] = 0.0, 1.0  # the head reads a constant in column 0,
-    model.wte.weight.data[:, 0] = -10.0
-    model.wte.weight.data[97:123, 0] = 10.0  # which only a .. z answer
-    (tmp_path / "model").mkdir()
-    write_model_folder(tmp_path / "model", model.config, model.state_dict(), tokenizer)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    return "./model"
 
 
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +75,9 @@ def test_json(folder: str, capsys: Capture) -> None:
         "temperature": 1.0,
         "top_k": None,
         "top_p": 1.0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "stop": [],
         "seed": 42,
         "max_new_tokens": 6,
     }
@@ -100,6 +86,7 @@ def test_json(folder: str, capsys: Capture) -> None:
     for one in result["sequences"]:
         assert one["text"] == one["prompt"] + bytes(one["tokens"]).decode()
         assert len(one["tokens"]) == 6 and one["finish_reason"] == "length"
+        assert len(one["logprobs"]) == 6 and all(logprob < 0 for logprob in one["logprobs"])
 
 
 def test_a_dash_reads_stdin(folder: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,6 +136,23 @@ def test_a_single_sequence_streams_on_a_terminal(folder: str, capsys: Capture, m
     assert len(writes) > 28
 
 
+def test_ctrl_c_leaves_the_terminal_at_the_start_of_a_line(
+    folder: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **kwargs: object) -> Iterator[list[Completion]]:
+        yield [Completion("ab", "cd")]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Writer, "write", interrupted)
+    for terminal in (False, True):
+        with monkeypatch.context() as patch:
+            if terminal:
+                on_a_terminal(patch)
+            assert run(["sample", "ab", "--pretrained", folder]) == 130
+        captured = capsys.readouterr()
+        assert captured.out == ("> abcd\n" if terminal else "") and "interrupted" in captured.err
+
+
 def test_text_that_the_output_cannot_spell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
     assert printable("naïve\x1b", terminal=False) == "na?ve\x1b"
@@ -193,6 +197,77 @@ def test_a_folder_of_transformers(capsys: Capture, tmp_path: Path, gpt2_bpe: Non
     assert sequence["text"] == tokenizer.decode(expected)
 
 
+def test_odd_values_that_mean_something(folder: str, capsys: Capture) -> None:
+    """A seed of any size, no temperature to speak of, more tokens than there are, bytes that are not UTF-8."""
+    arguments = ["sample", "--pretrained", folder, "--num-sequences=1", "--max-new-tokens=4"]
+    seeds = [str(2**64), str(2**64 + 1), str(2**200)]
+    assert run([*arguments, "a", "--seed", seeds[0], "--top-k=999999", "--dtype=auto"]) == 0
+    assert re.fullmatch(r"> a[a-z]{4}\n", capsys.readouterr().out)
+    texts = []
+    for temperature in ("0", "1e-45"):
+        assert run([*arguments, "a", "--temperature", temperature, "--seed", seeds[2]]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    assert run([*arguments, "a\udcff<|endoftext|>", "--stop", "\udcff"]) == 0  # as Python gives such an argument
+    assert re.fullmatch(r"> a\ufffd<\|endoftext\|>[a-z]{4}\n", capsys.readouterr().out)
+
+
+def test_stop_strings(folder: str, capsys: Capture) -> None:
+    arguments = ["sample", "a", "--pretrained", folder, "--max-new-tokens=20", "--top-k=0"]
+    assert run(arguments) == 0
+    whole = capsys.readouterr().out.splitlines()
+    first, second = whole[0][8:10], whole[1][6]
+    assert run([*arguments, "--stop", first, "--stop", second, "--stop", "\\n"]) == 0
+    for line, text in zip(whole, capsys.readouterr().out.splitlines(), strict=True):
+        assert text == "> a" + re.split(f"{first}|{second}", line[3:])[0]
+    assert run([*arguments, "--stop", first, "--stop", "\\n", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["sampling"]["stop"] == [first, "\n"]
+    one = result["sequences"][0]
+    assert one["finish_reason"] == "stop" and bytes(one["tokens"]).decode() == one["text"][1:] + first
+
+
+def test_a_prompt_from_a_file(folder: str, capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_bytes("två\r\nrader\r\n".encode())
+    arguments = ["sample", "--pretrained", folder, "--num-sequences=1", "--max-new-tokens=2", "--prompt-file"]
+    assert run([*arguments, "p.txt"]) == 0
+    assert re.fullmatch(r"> två\r\nrader[a-z]{2}\n", capsys.readouterr().out)
+    (tmp_path / "p.txt").write_bytes(b"\xff")
+    assert run([*arguments, "p.txt"]) == 1 and run([*arguments, "nothing.txt"]) == 1
+    assert (
+        "p.txt is not UTF-8: byte 0" in (errors := capsys.readouterr().err) and "nothing.txt cannot be read" in errors
+    )
+
+
+def test_past_the_context(folder: str, capsys: Capture) -> None:
+    """Too long a prompt is an error or is cut; a text that outgrows the context is told of once."""
+    arguments = ["sample", "x" * 70, "y" * 10, "--pretrained", folder, "--num-sequences=2", "--max-new-tokens=20"]
+    assert run(arguments) == 1
+    assert "70 tokens and the model's context is 64" in capsys.readouterr().err
+    assert run([*arguments, "--truncate", "left"]) == 0
+    captured = capsys.readouterr()
+    assert re.fullmatch(r"(> x{44}[a-z]{20}\n){2}(> y{10}[a-z]{20}\n){2}", captured.out)
+    assert "a prompt of 70 tokens is too long: the last 44 are read" in captured.err
+    assert "past the context" not in captured.err
+    assert run(["sample", "a", "b", "--pretrained", folder, "--num-sequences=1", "--max-new-tokens=70"]) == 0
+    assert capsys.readouterr().err.count("past the context of 64 tokens") == 1
+
+
+def test_explain(folder: str, capsys: Capture) -> None:
+    arguments = ["sample", "a b", "", "--pretrained", folder, "--explain"]
+    assert run([*arguments, "--top-k=2"]) == 0
+    out = capsys.readouterr().out
+    assert "tokens (3): 'a' ' ' 'b'\nentropy" in out and "\ntokens (1): <|endoftext|>\n" in out
+    assert "2 of 257 tokens can be drawn" in out
+    row = r" +1 +\d+ +\d+\.\d\d% +\d+\.\d\d% +\d+\.\d\d%  '[a-z]'"
+    assert len(re.findall(f"^{row}$", out, flags=re.MULTILINE)) == 2
+    assert run([*arguments, "--json", "--temperature=0"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["sampling"]["temperature"] == 0
+    for one in result["explanations"]:
+        assert one["possible"] == 1 and [each["drawn"] for each in one["candidates"]] == [1.0] + [0.0] * 19
+
+
 def test_an_untrained_preset_says_so(capsys: Capture, gpt2_bpe: None) -> None:
     assert run(["sample", "--model", "gpt2-xxs", "--num-sequences=1", "--max-new-tokens=2"]) == 0
     captured = capsys.readouterr()
@@ -205,7 +280,15 @@ def test_an_untrained_preset_says_so(capsys: Capture, gpt2_bpe: None) -> None:
     [
         (["--temperature", "-1"], 2, "--temperature"),
         (["--temperature", "nan"], 2, "--temperature"),
+        (["--temperature", "inf"], 1, "temperature = inf"),
         (["--top-p", "0"], 1, "top_p = 0.0"),
+        (["--top-p", "nan"], 2, "--top-p"),
+        (["--min-p", "nan"], 2, "--min-p"),
+        (["--min-p", "1.5"], 2, "--min-p"),
+        (["--repetition-penalty", "0"], 1, "repetition_penalty = 0.0"),
+        (["--repetition-penalty", "nan"], 2, "--repetition-penalty"),
+        (["--repetition-penalty", "inf"], 1, "repetition_penalty = inf"),
+        (["--stop", ""], 2, "--stop"),
         (["--top-p", "1.5"], 2, "--top-p"),
         (["--top-k", "-1"], 2, "--top-k"),
         (["--num-sequences", "0"], 2, "--num-sequences"),
@@ -217,6 +300,15 @@ def test_an_untrained_preset_says_so(capsys: Capture, gpt2_bpe: None) -> None:
         (["y" * 65], 1, "65 tokens and the model's context is 64"),
         (["--checkpoint", "./model"], 1, "more than one model"),
         (["--device", "tpu0"], 1, "device"),
+        (["--prompt-file", "p"], 2, "prompts come in one way"),
+        (["--input", "p"], 2, "prompts come in one way"),
+        (["--interactive"], 2, "prompts come in one way"),
+        (["--output", "p"], 2, "--output is for --input"),
+        (["--overwrite"], 2, "--overwrite is for --output"),
+        (["--system", "p"], 2, "--system is for --chat"),
+        (["--truncate", "right"], 2, "--truncate"),
+        (["--dtype", "fp8"], 2, "--dtype"),
+        (["--quantize", "int3"], 2, "--quantize"),
     ],
 )
 def test_misuse_is_one_clear_line(folder: str, capsys: Capture, arguments: list[str], code: int, message: str) -> None:
@@ -224,6 +316,24 @@ def test_misuse_is_one_clear_line(folder: str, capsys: Capture, arguments: list[
     captured = capsys.readouterr()
     assert message in captured.err and "Traceback" not in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-i", "--input", "p"], "prompts come in one way"),
+        (["--chat", "--explain"], "--explain is neither"),
+        (["--input", "p", "--explain"], "--explain is neither"),
+        (["-i", "--json"], "--json is neither"),
+        (["--input", "p", "--json"], "--json is neither"),
+        (["--chat", "--num-sequences=2"], "an answer is one sequence"),
+        (["--chat", "--max-length=20"], "is --max-new-tokens"),
+        (["-i", "--system=S"], "--system is for --chat"),
+    ],
+)
+def test_what_does_not_go_together(capsys: Capture, arguments: list[str], message: str) -> None:
+    assert run(["sample", *arguments]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_there(folder: str, capsys: Capture) -> None:

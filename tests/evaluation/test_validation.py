@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,8 @@ from nano_gpt.data.loader import Batch
 from nano_gpt.errors import DataError
 from nano_gpt.evaluation import scoring
 from nano_gpt.evaluation.hellaswag import HellaSwagTest
-from nano_gpt.evaluation.validation import bits_per_byte, validation_loss
+from nano_gpt.evaluation.results import summary
+from nano_gpt.evaluation.validation import ValidationResult, bits_per_byte, validation_loss
 from nano_gpt.model.loss import IGNORED_TARGET
 from nano_gpt.tokenizer import load_tokenizer
 
@@ -83,10 +85,20 @@ def test_bits_per_byte() -> None:
 
 def test_the_line_and_the_fields() -> None:
     result = validation_loss(redrawn_model(50), text_batches(5), bytes_per_token=2.0)
-    fields = dict(part.split(": ") for part in result.summary().removeprefix("val: ").split(" | "))
-    assert list(fields) == list(result.fields()) == ["loss", "perplexity", "bits_per_byte", "tokens_evaluated"]
+    fields = dict(part.split(": ") for part in summary(result).removeprefix("val: ").split(" | "))
+    old = ["loss", "perplexity", "bits_per_byte", "tokens_evaluated"]
+    assert list(fields) == list(result.fields()) == [*old, "stderr", "bits_per_byte_stderr"]
     assert fields["loss"] == f"{result.loss:.4f}"
-    assert "bits_per_byte: -" in validation_loss(redrawn_model(50), text_batches(5)).summary()
+    assert "bits_per_byte: -" in summary(validation_loss(redrawn_model(50), text_batches(5)))
+
+
+def test_the_standard_error_is_that_of_windows() -> None:
+    """Of equal windows: the standard deviation of their means over the root of their number."""
+    means = np.random.default_rng(0).normal(3.0, 0.2, 500)
+    result = ValidationResult(np.stack([means * 64, np.full(500, 64.0)], axis=1), bytes_per_token=4.0)
+    assert result.stderr == pytest.approx(means.std(ddof=1) / np.sqrt(500))
+    assert result.fields()["bits_per_byte_stderr"] == pytest.approx(result.stderr / math.log(2) / 4)
+    assert ValidationResult(result.windows[:1]).stderr is None
 
 
 def test_nothing_to_validate_on() -> None:

@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 
+from nano_gpt.checkpoint.adapter import Adapter, write_adapter_folder
 from nano_gpt.checkpoint.folder import write_model_folder
 from nano_gpt.checkpoint.store import Checkpoint, CheckpointStore
 from nano_gpt.config import GPTConfig, RunConfig, to_yaml
+from nano_gpt.config.lora import LoRAConfig
 from nano_gpt.model.gpt import GPT
+from nano_gpt.model.lora import add_adapters, trained_state
 from nano_gpt.tokenizer import load_tokenizer
 
 TINY = GPTConfig(vocab_size=257, n_positions=32, n_embd=24, n_layer=2, n_head=3)
@@ -42,6 +45,14 @@ def write_folder(folder: Path, config: GPTConfig = TINY, seed: int = 0) -> GPT:
     model = small_model(config, seed)
     write_model_folder(folder, config, dict(model.state_dict()), load_tokenizer("byte"))
     return model
+
+
+def write_adapter(folder: Path, base: str) -> None:
+    """Adapters of `base`, of rank 2, with the byte tokenizer."""
+    model, lora = small_model(), LoRAConfig(rank=2)
+    add_adapters(model, lora)
+    folder.mkdir(parents=True)
+    write_adapter_folder(folder, Adapter(base, lora), trained_state(model), load_tokenizer("byte"))
 
 
 def write_run(

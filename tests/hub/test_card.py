@@ -11,6 +11,8 @@ import yaml
 from hub.small_models import TINY, small_model, write_run
 from huggingface_hub import ModelCard
 
+from nano_gpt.checkpoint.evaluations import save_evaluation
+from nano_gpt.checkpoint.folder import write_model_folder
 from nano_gpt.checkpoint.source import LoadedModel, load_model
 from nano_gpt.config import RunConfig, resolve
 from nano_gpt.errors import CheckpointError
@@ -78,6 +80,36 @@ def test_results_for_leaderboards(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         other = write_run(tmp_path / "other", 40, {}, [{**score, **different}])
         assert eval_results(load_model(checkpoint=other)) is None
     assert eval_results(LoadedModel(small_model(), load_tokenizer("byte"), "no run")) is None
+
+
+def test_what_eval_has_kept_is_shown(tmp_path: Path) -> None:
+    """HellaSwag as it was measured on the most items, and every other task, with standard errors."""
+    score = {"kind": "hellaswag", "step": 40, "accuracy": 0.25, "total": 100}
+    loaded = load_model(checkpoint=write_run(tmp_path / "run", 40, {}, [score]))
+    whole = {"accuracy": 0.2955, "stderr": 0.0046, "acc_norm": 0.3114, "acc_norm_stderr": 0.0046, "total": 10042}
+    save_evaluation(loaded, "hellaswag", {**whole, "model": "/home/me/run", "precision": "fp32"})
+    save_evaluation(
+        loaded, "val my`|text", {"loss": 2.5, "stderr": 0.01, "tokens_evaluated": 77, "model": "/home/me/run"}
+    )
+    save_evaluation(loaded, "lm-eval:piqa", {"acc": 0.61, "acc_stderr": None, "total": 1838})
+    text = model_card(loaded)
+    assert "| HellaSwag, 10,042 items | accuracy |" in text and "| lm-eval's `acc_norm` | 0.3114 ± 0.0046 |" in text
+    assert "| `val mytext`: loss | 2.5000 ± 0.0100 |" in text
+    assert "| `lm-eval:piqa`: acc, 1,838 items | 0.6100 |" in text
+    assert "/home/me" not in text
+    assert "value: 0.3114" in (eval_results(loaded) or "")
+    few = load_model(checkpoint=write_run(tmp_path / "few", 40, {}, [score]))
+    save_evaluation(few, "hellaswag", {"accuracy": 0.9, "total": 50})
+    assert "| HellaSwag, 100 items | accuracy |" in model_card(few)
+
+
+def test_results_of_a_model_that_no_run_made(tmp_path: Path) -> None:
+    config = TINY.model_copy(update={"vocab_size": load_tokenizer("byte").vocab_size})
+    write_model_folder(tmp_path, config, small_model(config).state_dict(), load_tokenizer("byte"))
+    loaded = load_model(str(tmp_path))
+    assert "## Results" not in model_card(loaded)
+    save_evaluation(loaded, "hellaswag", {"accuracy": 0.3, "total": 50})
+    assert "## Results\n\n| HellaSwag, 50 items | accuracy |" in model_card(loaded)
 
 
 def test_a_long_curve_is_thinned(tmp_path: Path) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from nano_gpt.config.inference import SamplingConfig
 from nano_gpt.inference.sampling import (
     BROKEN,
+    apply_min_p,
+    apply_repetition_penalty,
     apply_temperature,
-    apply_top_k,
     apply_top_p,
+    candidates,
     draw,
     sample,
     uniforms,
@@ -33,13 +38,40 @@ def kept(logits: Tensor) -> Tensor:
     return logits > -torch.inf
 
 
+def plain(**changes: object) -> SamplingConfig:
+    return SamplingConfig(**{"top_k": None, **changes})
+
+
 @in_its_time
 @given(rows_of_logits, st.integers(1, 20))
 def test_top_k_keeps_the_k_largest(logits: Tensor, k: int) -> None:
-    mask = kept(apply_top_k(logits, k))
-    for row, keep in zip(logits, mask, strict=True):
-        smallest = row.sort(descending=True).values[: min(k, len(row))][-1]
-        assert torch.equal(keep, row >= smallest)
+    allowed = candidates(logits, plain(top_k=k))
+    for row, values, ids in zip(logits, allowed.logits, allowed.ids if k < logits.size(1) else logits, strict=True):
+        assert torch.equal(values.sort().values, (row - row.max()).sort().values[-k:])
+        if k < len(row):
+            assert torch.equal(row[ids] - row.max(), values)
+
+
+@in_its_time
+@given(rows_of_logits, st.floats(0.01, 1))
+def test_min_p_keeps_what_is_likely_enough_beside_the_likeliest(logits: Tensor, p: float) -> None:
+    mask = kept(apply_min_p(logits, p))
+    shares = logits.double().softmax(-1) / logits.double().softmax(-1).amax(-1, keepdim=True)
+    assert mask[shares > p * (1 + 1e-5)].all() and not mask[shares < p * (1 - 1e-5)].any()
+    assert mask.gather(1, logits.argmax(-1, keepdim=True)).all()
+
+
+@in_its_time
+@given(rows_of_logits, st.floats(1.0, 5.0), st.data())
+def test_the_repetition_penalty_lowers_what_was_seen_and_nothing_else(
+    logits: Tensor, penalty: float, data: st.DataObject
+) -> None:
+    seen = torch.tensor(data.draw(st.lists(st.booleans(), min_size=logits.numel(), max_size=logits.numel())))
+    seen = seen.view_as(logits)
+    shaped = apply_repetition_penalty(logits, seen, penalty)
+    assert torch.equal(shaped[~seen], logits[~seen])
+    assert (shaped[seen] <= logits[seen]).all()
+    assert torch.equal(shaped.sign(), logits.sign())
 
 
 @in_its_time
@@ -61,11 +93,11 @@ def test_a_masked_token_is_never_drawn(
     mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=logits.size(1), max_size=logits.size(1))))
     mask[data.draw(st.integers(0, logits.size(1) - 1))] = False  # at least one is left
     masked = logits.masked_fill(mask, -torch.inf)
-    ids = sample(masked, torch.full((len(logits),), uniform), temperature=temperature, top_k=k, top_p=p)
+    config = plain(temperature=temperature, top_k=k, top_p=p, min_p=0.01)
+    ids = sample(masked, torch.full((len(logits),), uniform), config)
     assert not mask[ids].any()
     if k is not None:
-        allowed = kept(apply_top_k(masked, k))
-        assert allowed[torch.arange(len(ids)), ids].all()
+        assert ((masked > masked.gather(1, ids[:, None])).sum(-1) < k).all()
 
 
 def test_top_p_on_the_edge_takes_no_token_more() -> None:
@@ -98,19 +130,52 @@ def test_frequencies_are_the_softmax() -> None:
     draws = 200_000
     noise = torch.rand(draws, generator=torch.Generator().manual_seed(1))
     for temperature in (0.5, 1.0, 2.0):
-        ids = sample(logits.expand(draws, -1), noise, temperature=temperature)
+        ids = sample(logits.expand(draws, -1), noise, plain(temperature=temperature))
         expected = (logits / temperature).double().softmax(-1) * draws
         counts = ids.bincount(minlength=6).double()
         assert ((counts - expected) ** 2 / expected).sum() < 20.5
+
+
+def exactly(logits: list[float], config: SamplingConfig) -> list[float]:
+    """The probabilities by the definitions, one filter after the other, in plain Python."""
+    shares = {token: math.exp(logit / config.temperature) for token, logit in enumerate(logits)}
+    ranked = sorted(shares, key=lambda token: -shares[token])[: config.top_k]
+    total = sum(shares[token] for token in ranked)
+    kept_tokens, mass = [], 0.0
+    for token in ranked:
+        if mass < config.top_p:
+            kept_tokens.append(token)
+        mass += shares[token] / total
+    kept_tokens = [token for token in kept_tokens if shares[token] >= config.min_p * shares[ranked[0]]]
+    total = sum(shares[token] for token in kept_tokens)
+    return [shares[token] / total if token in kept_tokens else 0.0 for token in range(len(logits))]
+
+
+@pytest.mark.parametrize("top_k", [None, 4])
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+@pytest.mark.parametrize("min_p", [0.0, 0.15])
+@pytest.mark.parametrize("temperature", [0.7, 1.6])
+def test_frequencies_are_those_of_the_definitions(
+    top_k: int | None, top_p: float, min_p: float, temperature: float
+) -> None:
+    """Chi-squared over at most 6 tokens, 100,000 draws: the 99.9% point for 5 degrees of freedom is 20.5."""
+    config = plain(top_k=top_k, top_p=top_p, min_p=min_p, temperature=temperature)
+    logits = [1.0, -0.5, 0.3, 2.0, -2.0, 0.05]
+    noise = torch.rand(100_000, generator=torch.Generator().manual_seed(2))
+    counts = sample(torch.tensor(logits).expand(100_000, -1), noise, config).bincount(minlength=6).tolist()
+    expected = [100_000 * share for share in exactly(logits, config)]
+    assert all(count == 0 for count, wanted in zip(counts, expected, strict=True) if wanted == 0)
+    pairs = [(count, wanted) for count, wanted in zip(counts, expected, strict=True) if wanted]
+    assert sum((count - wanted) ** 2 / wanted for count, wanted in pairs) < 20.5
 
 
 @in_its_time
 @given(rows_of_logits, anywhere)
 def test_temperature_zero_is_argmax_and_a_tiny_one_nearly(logits: Tensor, uniform: float) -> None:
     noise = torch.full((len(logits),), uniform)
-    assert torch.equal(sample(logits, noise, temperature=0.0), logits.argmax(-1))
+    assert torch.equal(sample(logits, noise, plain(temperature=0.0)), logits.argmax(-1))
     assert not apply_temperature(logits, 1e-300).isnan().any()  # 0 in fp32
-    cold = sample(logits, noise, temperature=1e-300)
+    cold = sample(logits, noise, plain(temperature=1e-300))
     best = logits.amax(-1)
     assert (best - logits.gather(1, cold[:, None])[:, 0] < 1e-3).all()
 
@@ -128,7 +193,7 @@ def test_broken_logits_are_marked_row_by_row() -> None:
     logits[1, 2] = torch.inf
     logits[2] = -torch.inf
     for temperature in (0.0, 1.0):
-        ids = sample(logits, torch.full((4,), 0.5), temperature=temperature, top_k=3, top_p=0.9)
+        ids = sample(logits, torch.full((4,), 0.5), plain(temperature=temperature, top_k=3, top_p=0.9))
         assert (ids[:3] == BROKEN).all()
         assert ids[3] != BROKEN
 
@@ -136,7 +201,7 @@ def test_broken_logits_are_marked_row_by_row() -> None:
 def test_half_precision_logits_are_drawn_in_single() -> None:
     logits = torch.randn(500, 50, generator=torch.Generator().manual_seed(0)).bfloat16()
     noise = torch.rand(500, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(sample(logits, noise), sample(logits.float(), noise))
+    assert torch.equal(sample(logits, noise, plain()), sample(logits.float(), noise, plain()))
 
 
 @in_its_time

@@ -1,4 +1,4 @@
-"""Text around the engine: whole = streamed, prompts, lengths, and the public functions."""
+"""What Python code asks for text: prompts, lengths, settings, and a run's own way of sampling."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nano_gpt import generate, load_model
 from nano_gpt.checkpoint.folder import write_model_folder
@@ -15,7 +13,7 @@ from nano_gpt.checkpoint.source import LoadedModel
 from nano_gpt.config.inference import SamplingConfig
 from nano_gpt.config.model import GPTConfig
 from nano_gpt.errors import ConfigError
-from nano_gpt.inference import engine, text
+from nano_gpt.inference import text
 from nano_gpt.model.gpt import GPT
 from nano_gpt.tokenizer import load_tokenizer
 from nano_gpt.tokenizer.char import CharTokenizer
@@ -33,33 +31,6 @@ def loaded() -> LoadedModel:
     return LoadedModel(untrained(), BYTES, "a test")
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.text(max_size=6), st.integers(0, 100))
-def test_streamed_text_is_the_whole_text(prompt: str, seed: int) -> None:
-    """An untrained byte model writes broken UTF-8 all the time; the pieces add up all the same.
-
-    One sequence against one: a product over two rows may round otherwise, and in 50,000 draws from 257 equally likely
-    bytes one then falls on the other side of its border. Rows of a batch have a test of their own.
-    """
-    config = SamplingConfig(prompt=prompt, num_sequences=1, max_length=60, top_k=None, seed=seed)
-    whole = text.complete(untrained(), BYTES, config)
-    pieces = list(text.stream(untrained(), BYTES, config))
-    assert "".join(pieces) == whole[0].text
-    assert whole[0].text.startswith(prompt) and whole[0].prompt == prompt
-    if whole[0].finish_reason == "length":
-        assert len(prompt.encode()) + len(whole[0].tokens) == 60
-        assert len(pieces) == len(whole[0].tokens) + 2
-
-
-def test_a_streamed_character_comes_out_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    written = "héllo 🙂 日本"
-    steps = [[byte] for byte in written.encode()] + [[BYTES.eot_id]]
-    monkeypatch.setattr(engine, "stream", lambda *args, **kwargs: iter(steps))
-    pieces = list(text.stream(untrained(), BYTES, SamplingConfig(prompt="é", num_sequences=1)))
-    assert "".join(pieces) == "é" + written
-    assert [piece for piece in pieces if piece] == ["é", *written]
-
-
 def test_generate_is_complete_with_plain_arguments(loaded: LoadedModel) -> None:
     texts = generate(loaded, "abc", num_sequences=3, max_new_tokens=10, top_k=None, seed=5)
     config = SamplingConfig(prompt="abc", num_sequences=3, top_k=None, seed=5)
@@ -67,31 +38,13 @@ def test_generate_is_complete_with_plain_arguments(loaded: LoadedModel) -> None:
     assert len(set(texts)) == 3 and all(one.startswith("abc") for one in texts)
     assert generate(loaded, "abc", num_sequences=1, max_new_tokens=10, top_k=0, seed=5) == texts[:1]
     assert generate(loaded, "abc", max_length=13, top_k=None, seed=5) == texts[:1]
+    stop = texts[0][5]
+    assert generate(loaded, "abc", max_new_tokens=10, top_k=None, seed=5, stop=stop) == [
+        texts[0][: texts[0].index(stop, 3)]
+    ]
     assert generate(loaded, "abc", max_new_tokens=10, temperature=0, seed=1) == generate(
         loaded, "abc", max_new_tokens=10, temperature=0, seed=2
     )
-
-
-def test_an_empty_prompt_starts_from_end_of_text_which_is_not_shown(
-    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prompts = []
-    real = engine.stream
-    monkeypatch.setattr(
-        engine, "stream", lambda model, prompt, *a, **k: prompts.append(prompt) or real(model, prompt, *a, **k)
-    )
-    completion = text.complete(loaded.model, BYTES, SamplingConfig(prompt="", num_sequences=1, max_length=7))[0]
-    assert prompts == [[BYTES.eot_id]]
-    assert len(completion.tokens) == 7 and completion.text == BYTES.decode(completion.tokens)
-
-
-def test_the_end_of_text_is_not_in_the_text(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = [[97, 98], [BYTES.eot_id, 99], [BYTES.eot_id, BYTES.eot_id]]
-    monkeypatch.setattr(engine, "stream", lambda *args, **kwargs: iter(steps))
-    rows = text.complete(loaded.model, BYTES, SamplingConfig(prompt="<|endoftext|>", num_sequences=2))
-    assert [row.text for row in rows] == ["<|endoftext|>a", "<|endoftext|>bc"]  # spelt by the user, it is plain text
-    assert [row.finish_reason for row in rows] == ["stop", "stop"]
-    assert [row.tokens for row in rows] == [[97], [98, 99]]
 
 
 def test_prompts_and_lengths_that_do_not_fit(loaded: LoadedModel) -> None:
@@ -104,13 +57,21 @@ def test_prompts_and_lengths_that_do_not_fit(loaded: LoadedModel) -> None:
         generate(loaded, "x", max_new_tokens=0)
     with pytest.raises(ConfigError, match="both given"):
         generate(loaded, "x", max_new_tokens=3, max_length=3)
-    with pytest.raises(ConfigError):  # at the call, not at the first piece
-        text.stream(loaded.model, BYTES, SamplingConfig(prompt="x" * 33))
+    with pytest.raises(ConfigError, match="33 tokens"):  # what training asks before its first step
+        text.fit(loaded.model, BYTES, SamplingConfig(prompt="x" * 33))
 
 
 @pytest.mark.parametrize(
     "bad",
-    [{"temperature": -1}, {"temperature": float("nan")}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}, {"seed": -1}],
+    [
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"top_p": 0},
+        {"top_p": 1.5},
+        {"top_k": -1},
+        {"seed": -1},
+        {"min_p": 2},
+    ],
 )
 def test_settings_out_of_range_name_themselves(loaded: LoadedModel, bad: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):

@@ -146,26 +146,31 @@ def test_cached_equals_uncached(prefill: int) -> None:
         expected = model(ids)
         pieces = [model(ids[:, :prefill], cache=cache)]
         for position in range(prefill, 16):
-            assert cache.length == position
+            assert cache.lengths.tolist() == [position, position]
             pieces.append(model(ids[:, position : position + 1], cache=cache))
     torch.testing.assert_close(torch.cat(pieces, dim=1), expected, atol=1e-5, rtol=0)
 
 
-def test_a_repeated_cache_goes_separate_ways() -> None:
+def test_rows_of_one_cache_are_of_their_own_lengths_and_may_share_a_start() -> None:
     model = redrawn()
-    prompt, ways = some_ids(rows=1, length=5), torch.tensor([[3], [50], [99]])
-    cache = KVCache(CONFIG, 1, 16, torch.device("cpu"), torch.float32)
+    short, long = some_ids(rows=1, length=3), some_ids(rows=1, length=9)
+    cache = KVCache(CONFIG, 3, 12, torch.device("cpu"), torch.float32)
+    next_ids = torch.tensor([[3], [50], [99]])
     with torch.no_grad():
-        model(prompt, cache=cache)
-        split = cache.repeat(3)
-        logits = model(ways, cache=split)[:, 0]
-        expected = model(torch.cat([prompt.expand(3, -1), ways], dim=1))[:, -1]
+        for prompt, rows in ((short, [0, 2]), (long, [1])):
+            read = KVCache(CONFIG, 1, prompt.size(1), torch.device("cpu"), torch.float32)
+            model(prompt, cache=read)
+            cache.copy_rows(read, torch.zeros(len(rows), dtype=torch.int64), torch.tensor(rows))
+        logits = model(next_ids, cache=cache)[:, 0]
+        prompts = (short, long, short)
+        texts = [torch.cat([prompt, token[None]], dim=1) for prompt, token in zip(prompts, next_ids, strict=True)]
+        expected = torch.cat([model(text)[:, -1] for text in texts])
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
-    assert (cache.length, split.length) == (5, 6)
+    assert cache.lengths.tolist() == [4, 10, 4]
 
 
 def test_more_tokens_than_positions_are_refused() -> None:
-    with pytest.raises(AssertionError, match="0 \\+ 17 tokens in a context of 16"):
+    with pytest.raises(AssertionError, match="17 tokens in 16 places"):
         build()(torch.zeros(1, 17, dtype=torch.long))
 
 

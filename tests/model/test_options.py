@@ -10,6 +10,7 @@ import torch
 
 from nano_gpt.config import GPTConfig
 from nano_gpt.model.activation import squared_relu
+from nano_gpt.model.attention import document_mask
 from nano_gpt.model.cache import KVCache
 from nano_gpt.model.gpt import GPT
 from nano_gpt.model.rope import rotary_table, rotated
@@ -146,7 +147,7 @@ def test_packed_documents_are_read_as_alone(options: dict[str, Any]) -> None:
     model, ids = redrawn(config_of(options)), some_ids(rows=1)
     documents = torch.tensor([[0] * 5 + [1] * 11])
     with torch.no_grad():
-        packed = model.head(model.hidden(ids, documents=documents))
+        packed = model.head(model.hidden(ids, mask=document_mask(documents)))
         alone = torch.cat([model(ids[:, :5]), model(ids[:, 5:])], dim=1)
     torch.testing.assert_close(packed, alone, atol=1e-4, rtol=0)
 

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from nano_gpt.checkpoint.folder import CONFIG, WEIGHTS, read_model_folder, write_model_folder
 from nano_gpt.config import GPTConfig, SamplingConfig, build
 from nano_gpt.errors import CheckpointError, ConfigError
-from nano_gpt.inference.engine import generate
+from nano_gpt.inference.engine import Engine
 from nano_gpt.model.gpt import GPT
 from nano_gpt.model.hf import from_hf_config, to_hf_config
 from nano_gpt.tokenizer import load_tokenizer
@@ -152,7 +152,7 @@ def test_greedy_text(mix: dict[str, Any], tmp_path: Path) -> None:
     write(tmp_path, ours)
     prompt = [10, 20, 30, 40, 50]
     greedy = SamplingConfig(num_sequences=1, temperature=0.0)
-    [row] = generate(ours, prompt, greedy, max_new_tokens=19, eot_id=-1)
+    [row] = Engine(ours, eot_id=-1).generate([prompt], greedy, max_new_tokens=19)
     theirs = opened(tmp_path).generate(
         torch.tensor([prompt]), do_sample=False, max_new_tokens=19, eos_token_id=None, pad_token_id=0
     )

@@ -49,7 +49,7 @@ def test_every_way_learns_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
         losses = [step() for _ in range(30)]
         assert losses[0] == pytest.approx(4.17, abs=0.3)  # ln 65
         assert losses[-1] < losses[0] - 0.5
-    answer = ways.answer("steps 2", step)
+    answer = ways.timed(step, 2)
     assert answer["seconds"] > 0
     assert answer["peak_rss"] > 50_000_000
 
@@ -115,7 +115,7 @@ def test_what_it_does_not_know(arguments: list[str], message: str, capsys: pytes
 @pytest.mark.usefixtures("benchmarks")
 def test_a_way_that_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     train = module("train")
-    way = train.Way("ours", "no such size", 1, None)
+    way = train.way("ours", "no such size", 1, None)
     with way, pytest.raises(train.WayFailed, match="ours ended with 2"):
         way.ask("steps 1")
 

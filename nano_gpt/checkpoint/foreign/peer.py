@@ -17,6 +17,7 @@ from torch import Tensor
 from nano_gpt.config.model import Activation, GPTConfig
 from nano_gpt.errors import CheckpointError
 from nano_gpt.model.gpt import GPT
+from nano_gpt.model.outline import shapes_only
 
 _PREFIXES = ("_orig_mod.", "module.", "_orig_mod.", "transformer.")  # of torch.compile, of DDP around or inside it
 _REDUNDANT = (".attn.bias", ".attn.masked_bias")  # causal masks that some carry as buffers
@@ -72,7 +73,7 @@ def build(peer: PeerCheckpoint, file_bytes: int) -> GPT:
         "wpe.weight": (config.n_positions, config.n_embd),
     }
     _check_shapes(embeddings, tensors)  # these bound the others, which are computed from their sizes
-    with torch.device("meta"):
+    with shapes_only():
         model = GPT(config)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} | embeddings
     _check_shapes(wanted, tensors)
