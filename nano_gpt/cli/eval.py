@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -60,6 +61,10 @@ def eval_(
     dtype: Annotated[
         Precision, typer.Option(help="fp32 agrees with other tools best; auto is bf16 where that is faster.")
     ] = Precision.fp32,
+    quantize: Annotated[
+        Literal["int8"] | None,
+        typer.Option(help="Measure the model again with weights of 8 bits, and what that has changed."),
+    ] = None,
     batch_size: Annotated[
         int,
         typer.Option(min=1, help="Rows of text in one forward, as long as the context. No result depends on it."),
@@ -134,11 +139,14 @@ def eval_(
     lm-eval (0.2892 and 0.3114). Every score has its standard error. Scores are kept beside a checkpoint, in
     evaluations.json, and shown in its model card. Under torchrun the ranks share the work.
 
-    Two models are compared item by item: differences have a 95% interval, from a paired bootstrap.
+    Two models are compared item by item: differences have a 95% interval, from a paired bootstrap. So is a model with
+    itself in 8 bits (`--quantize int8`).
     """
     names = models or []
     if len(names) > 2 or (names and (pretrained or checkpoint or model)):
         raise typer.BadParameter("name one model, or two to be compared")
+    if len(names) == 2 and quantize is not None:
+        raise typer.BadParameter("--quantize compares a model with itself: name one")
     if len(names) == 2 and adapter is not None:
         raise typer.BadParameter("--adapter is for one model; as one of two, name the folder of the adapters itself")
     wanted = parse_tasks(tasks) if tasks is not None else None  # a fault in it is told before a model is loaded
@@ -178,7 +186,9 @@ def eval_(
         origins: list[str] = []
         fingerprints: list[str] = []
         found: list[list[Result]] = []
-        for number, name in enumerate(names or [None]):
+        ways = [None] if quantize is None else [None, quantize]
+        measured = [(name, way) for name in names or [None] for way in ways]
+        for number, (name, way) in enumerate(measured):
             loaded = load_model(
                 name or pretrained,
                 checkpoint=checkpoint,
@@ -189,12 +199,12 @@ def eval_(
                 seed=seed,
                 device=where,
             )
-            if len(names) == 2:
-                tell(f"{'ab'[number]}: {loaded.origin}")
-            origins.append(loaded.origin)
+            origins.append(loaded.origin if way is None else f"{loaded.origin} in {way}")
+            if len(measured) == 2:
+                tell(f"{'ab'[number]}: {origins[-1]}")
             fingerprints.append(loaded.tokenizer.fingerprint)
             found.append([])
-            for result in evaluate(loaded, request, ranks):
+            for result in evaluate(loaded, replace(request, quantize=way), ranks):
                 found[-1].append(result)
                 tell(summary(result))
             del loaded  # there may be no room for two

@@ -33,6 +33,7 @@ from nano_gpt.cli.upload import upload
 from nano_gpt.cli.verify_resume import verify_resume
 from nano_gpt.errors import ConfigError, Interrupted, NanoGPTError
 from nano_gpt.runtime import distributed, logs
+from nano_gpt.runtime.threads import settle_waiting
 
 SECONDS_FOR_RANK_0 = 10.0
 """More than ranks start apart. Where torchrun ends them, nobody waits that long."""
@@ -74,11 +75,7 @@ def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")] = False,
 ) -> None:
     """Prepare text, train a GPT-2 on it, sample, evaluate, export, share."""
-    # How long a thread of OpenMP spins at the end of an operation before it sleeps. Its own default, 300,000 turns or
-    # so, makes the steps of a small model 2 to 10 times slower where another program has one of two cores; none at all
-    # makes them 2 times slower where nobody has. 1,000 turns cost a fifth to a third in either (shakespeare_char).
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    settle_waiting()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost rank is told in one line, without stacks of c10d
     logs.set_up(main_rank=distributed.from_environment().is_main, debug=debug)
 

@@ -34,7 +34,7 @@ from nano_gpt.evaluation.sliding import count_windows, sliding_batches
 from nano_gpt.evaluation.validation import ValidationResult, validation_loss
 from nano_gpt.inference.writing import Writer
 from nano_gpt.model.gpt import GPT
-from nano_gpt.model.packed import pack
+from nano_gpt.model.packed import Quantization, pack
 from nano_gpt.runtime.distributed import Ranks
 from nano_gpt.runtime.logs import logger
 from nano_gpt.runtime.progress import ProgressDisplay
@@ -68,6 +68,7 @@ class Request:
     """Rows of text in one forward, on every rank."""
     dtype: torch.dtype = torch.float32
     """Of the matrix products."""
+    quantize: Quantization | None = None
     save: bool = True
     """Keep the scores beside the model."""
 
@@ -94,7 +95,9 @@ def evaluate(loaded: LoadedModel, request: Request, ranks: Ranks) -> Iterator[Re
     if corpus is None and test is None and harness is None:
         raise ConfigError("nothing to measure: validation loss and HellaSwag are both left out", "nano-gpt eval --help")
     model, dtype = loaded.model, request.dtype
-    if model.wte.weight.device.type == "cpu":  # then the type is that of the packed weights
+    if request.quantize is not None:
+        model = pack(model, quantize=request.quantize)
+    elif model.wte.weight.device.type == "cpu":  # then the type is that of the packed weights
         model, dtype = packed_for_scoring(model, dtype), torch.float32
 
     def measured() -> Iterator[Result]:
@@ -105,14 +108,14 @@ def evaluate(loaded: LoadedModel, request: Request, ranks: Ranks) -> Iterator[Re
                 result = test.evaluate(model, batch_size=request.batch_size, dtype=dtype, progress=progress)
             yield result
         if harness is not None:
-            writer = Writer(pack(loaded.model, request.dtype), loaded.tokenizer)
+            writer = Writer(pack(loaded.model, request.dtype, quantize=request.quantize), loaded.tokenizer)
             with _progress("lm-eval") as progress:
                 yield from harness.run(
                     model, writer, limit=request.limit, batch_size=request.batch_size, dtype=dtype, progress=progress
                 )
 
     for result in measured():
-        if request.save and ranks.is_main:
+        if request.save and request.quantize is None and ranks.is_main:
             _save(loaded, request, result)
         yield result
 

@@ -40,11 +40,8 @@ def packed_for_scoring(model: GPT, dtype: torch.dtype) -> GPT:
     """
     if dtype == torch.float32:
         return pack(model)
-    head = model.head_weight - model.head_weight[: model.config.vocab_size].mean(dim=0)
-    with torch.device("meta"):
-        untied = GPT(model.config.model_copy(update={"tied": False}))
-    untied.load_state_dict({**model.state_dict(), "lm_head.weight": head.to(dtype)}, assign=True)
-    return pack(untied, dtype)
+    head = model.head_weight[: model.config.vocab_size]
+    return pack(model, dtype, head=(head - head.mean(dim=0)).to(dtype))
 
 
 class TokenScores(NamedTuple):

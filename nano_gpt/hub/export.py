@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nano_gpt.checkpoint.evaluations import EVALUATIONS
 from nano_gpt.checkpoint.folder import MODEL_FILES, is_model_folder, write_model_folder
 from nano_gpt.checkpoint.source import LoadedModel
 from nano_gpt.checkpoint.sums import SUMS, write_sums
@@ -108,11 +109,11 @@ def export_files(folder: Path) -> list[str]:
 
 
 def strangers(folder: Path) -> list[str]:
-    """What lies in `folder` and is no part of an export, sorted."""
+    """What lies in `folder` and is no part of an export, sorted; scores that `eval` has kept there are ours."""
     entries, results = set(folder.iterdir()), (folder / RESULTS).parent
     if results.is_dir() and not results.is_symlink():
         entries = entries - {results} | set(results.iterdir())
-    return sorted({entry.relative_to(folder).as_posix() for entry in entries} - set(export_files(folder)))
+    return sorted({entry.relative_to(folder).as_posix() for entry in entries} - {EVALUATIONS, *export_files(folder)})
 
 
 def is_export(folder: Path) -> bool:

@@ -30,10 +30,17 @@ Quantization = Literal["int8"]
 _FEWEST_ROWS = 4
 
 
-def pack(model: GPT, dtype: torch.dtype = torch.float32, *, quantize: Quantization | None = None) -> GPT:
+def pack(
+    model: GPT,
+    dtype: torch.dtype = torch.float32,
+    *,
+    quantize: Quantization | None = None,
+    head: Tensor | None = None,
+) -> GPT:
     """A GPT for inference that shares norms and embeddings with `model`, with matrix products in `dtype` or int8.
 
-    The residual stream, norms and logits stay in the type of the embeddings. Adapters are added to their matrices.
+    The residual stream and norms stay in the type of the embeddings. So does the head, since GPT-2's logits reach -100,
+    where bf16 knows steps of a half only; or it is `head`, in that one's type. Adapters are added to their matrices.
     Raises ConfigError where int8 cannot be had.
     """
     device = model.wte.weight.device
@@ -42,8 +49,8 @@ def pack(model: GPT, dtype: torch.dtype = torch.float32, *, quantize: Quantizati
     for name, module in model.h.named_modules():
         if isinstance(module, nn.Linear):
             packed.h.set_submodule(name, _packed(_merged(module), module.bias, dtype, quantize, device))
-    # GPT-2's logits reach -100, where bf16 knows steps of a half only: they are made in the type of the embeddings.
-    head = model.head_weight[: model.config.vocab_size]
+    if head is None:
+        head = model.head_weight[: model.config.vocab_size]
     packed.lm_head = _packed(head, None, head.dtype, quantize, device)  # type: ignore[assignment]
     return packed.eval()
 

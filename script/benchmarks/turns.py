@@ -13,8 +13,8 @@ from typing import Any, Self
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 
-# What `nano-gpt` sets for itself before torch is loaded (cli/main.py); peers get what they have without it.
-COMMAND_LINE = {"GOMP_SPINCOUNT": "1000"}
+# What `nano-gpt` sets for itself on a quiet machine (runtime/threads.py); peers get what they have without it.
+COMMAND_LINE = {"GOMP_SPINCOUNT": "30000"}
 
 
 class WayFailed(Exception):  # noqa: N818 - it names the event, as subprocess does

@@ -238,6 +238,20 @@ def test_two_models_are_compared_item_by_item(capsys: Capture) -> None:
     )
 
 
+def test_a_model_is_compared_with_itself_in_8_bits(capsys: Capture) -> None:
+    own_text("byte")
+    folder = write_model(Path("model"), load_tokenizer("byte"))
+    flags = ["eval", "./model", "--dataset=mine", "--tasks=val", "--quantize=int8"]
+    assert run([*flags, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [model["model"] for model in found["models"]] == ["model", "model in int8"]
+    loss = found["differences"]["val loss"]
+    assert 0 < abs(loss["difference"]) < 0.01
+    assert json.loads((folder / "evaluations.json").read_text())["val mine"]["loss"] == loss["a"]  # not that of 8 bits
+    assert run(flags[:1] + ["./model"] + flags[1:]) == 2
+    assert "name one" in capsys.readouterr().err
+
+
 def test_different_tokenizers_compare_by_the_byte(capsys: Capture) -> None:
     write_model(Path("bytes"), load_tokenizer("byte"))
     text = "some text of some length, and more of it. " * 12

@@ -257,6 +257,9 @@ def test_overwrite_replaces_exports_only() -> None:
             export(loaded_model(), root, overwrite=True)
     Path("empty").mkdir()
     export(loaded_model(), Path("empty"))
+    Path("empty/evaluations.json").write_text("{}")  # as eval keeps its scores: those of the model that goes
+    export(loaded_model(), Path("empty"), overwrite=True)
+    assert not Path("empty/evaluations.json").exists()
 
 
 def test_the_source_is_no_target() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from nano_gpt.config import GPTConfig
 from nano_gpt.config.lora import LoRAConfig
 from nano_gpt.errors import ConfigError
+from nano_gpt.model import packed
 from nano_gpt.model.gpt import GPT
 from nano_gpt.model.lora import add_adapters
 from nano_gpt.model.packed import pack
@@ -57,12 +59,12 @@ def test_the_forward_is_that_of_the_model(architecture: str, way: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_a_row_is_the_same_to_the_last_bit_alone_and_among_others(way: str) -> None:
     """In every product; what is around them does not mix rows at all."""
-    packed = pack(redrawn(), **WAYS[way])
+    model = pack(redrawn(), **WAYS[way])
     x = torch.randn(9, 32, generator=torch.Generator().manual_seed(1))
     x[4] *= 100  # a row that would decide a common scale
     x[5] = 0.0
     for name in ("h.0.attn.c_attn", "h.1.mlp.c_fc", "lm_head"):
-        product = packed.get_submodule(name)
+        product = model.get_submodule(name)
         together = product(x)
         assert together.isfinite().all()
         for count in (1, 2, 3, 5):
@@ -91,18 +93,17 @@ def test_without_onednn_products_are_those_of_torch(monkeypatch: pytest.MonkeyPa
         assert (pack(model, torch.bfloat16)(ids) - model(ids)).abs().mean() < 0.02 * model(ids).std()
 
 
-def test_int8_by_torchao_as_a_gpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its products run on a CPU too."""
-    from nano_gpt.model import packed
-
-    model = redrawn()
-    linear = model.get_submodule("h.0.mlp.c_fc")
-    x = torch.randn(3, 32, generator=torch.Generator().manual_seed(1))
-    monkeypatch.setitem(__import__("sys").modules, "torchao.quantization", None)
+def test_int8_on_a_gpu_without_torchao_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(ConfigError, match="torchao"):
-        packed._torchao_int8(linear.weight, linear.bias)
-    monkeypatch.undo()
+        packed._torchao_int8(torch.ones(3, 4), None)
+
+
+def test_int8_by_torchao_as_a_gpu_has_it() -> None:
+    """Its products run on a CPU too."""
     pytest.importorskip("torchao")
+    linear = redrawn().get_submodule("h.0.mlp.c_fc")
+    x = torch.randn(3, 32, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         found, expected = packed._torchao_int8(linear.weight, linear.bias)(x).float(), linear(x)
     assert (found - expected).abs().mean() < 0.02 * expected.std()
