@@ -186,7 +186,7 @@ def eval_(
         origins: list[str] = []
         fingerprints: list[str] = []
         found: list[list[Result]] = []
-        ways = [None] if quantize is None else [None, quantize]
+        ways: list[Literal["int8"] | None] = [None] if quantize is None else [None, quantize]
         measured = [(name, way) for name in names or [None] for way in ways]
         for number, (name, way) in enumerate(measured):
             loaded = load_model(

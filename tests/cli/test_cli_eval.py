@@ -248,7 +248,7 @@ def test_a_model_is_compared_with_itself_in_8_bits(capsys: Capture) -> None:
     loss = found["differences"]["val loss"]
     assert 0 < abs(loss["difference"]) < 0.01
     assert json.loads((folder / "evaluations.json").read_text())["val mine"]["loss"] == loss["a"]  # not that of 8 bits
-    assert run(flags[:1] + ["./model"] + flags[1:]) == 2
+    assert run(["eval", "./model", *flags[1:]]) == 2
     assert "name one" in capsys.readouterr().err
 
 
