@@ -187,7 +187,8 @@ def eval_(
         fingerprints: list[str] = []
         found: list[list[Result]] = []
         ways: list[Literal["int8"] | None] = [None] if quantize is None else [None, quantize]
-        measured = [(name, way) for name in names or [None] for way in ways]
+        asked: list[str | None] = [*names] or [None]
+        measured = [(name, way) for name in asked for way in ways]
         for number, (name, way) in enumerate(measured):
             loaded = load_model(
                 name or pretrained,
