@@ -18,7 +18,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from corpus import SHARED, Corpus, endless_documents, english_paragraphs, own_documents, write_corpus
-from measuring import CommandFailed, Measured, run, use_cores
+from measuring import CommandFailed, Measured, Session, run, use_cores
 from report import Memory, Report, Round
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,12 +178,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     asked = parse()
-    begun = time.perf_counter()
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-
-    def say(text: str) -> None:
-        print(f"{time.perf_counter() - begun:6.0f} s  {text}", file=sys.stderr, flush=True)
-
+    session = Session("data")
     if asked.work_dir is not None:
         asked.work_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="nano-gpt-bench-", dir=asked.work_dir) as place:
@@ -196,28 +190,26 @@ def main() -> None:
             return write_corpus(bench.folder / f"{name}.jsonl", texts, megabytes)
 
         text, tiny = corpus("text", asked.megabytes), corpus("tiny", TINY_MEGABYTES)
-        say(f"text: {text.documents:,} documents, {text.bytes / 1e6:.0f} MB")
+        session.say(f"text: {text.documents:,} documents, {text.bytes / 1e6:.0f} MB")
         for name in (OURS, *PEERS):  # the first start reads the libraries from disk
             bench.way(name, tiny)
-        rounds = [measure_round(bench, number, text, tiny, say) for number in range(asked.rounds)]
-        memory = measure_memory(bench, (corpus("memory", size) for size in asked.memory_megabytes), say)
+        rounds = [measure_round(bench, number, text, tiny, session.say) for number in range(asked.rounds)]
+        memory = measure_memory(bench, (corpus("memory", size) for size in asked.memory_megabytes), session.say)
         reading = bench.reading(asked.gigabytes) if asked.gigabytes else None
     distinct = sum(len(paragraph.encode()) for texts in paragraphs.values() for paragraph in texts)
     report = Report(
-        command=" ".join(["script/bench data", *sys.argv[1:]]),
+        command=session.command,
         procs=asked.procs,
         text=text,
         tiny=tiny,
         sources=tuple(paragraphs) or tuple(path.name for path in asked.files),
         distinct_bytes=min(distinct, text.bytes) if paragraphs else text.bytes,
-        load=load,
+        load=session.load,
         rounds=rounds,
         memory=memory,
         reading=reading,
     )
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(report.markdown(), encoding="utf-8")
-    say(f"wrote {asked.out}")
+    session.write(asked.out, report.markdown())
     print(report.verdicts())
 
 

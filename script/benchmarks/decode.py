@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -22,7 +20,7 @@ from datetime import date
 from pathlib import Path
 
 from decode_ways import OURS, TOP_K, WAYS
-from measuring import machine, median_ratio, table, use_cores, verdicts
+from measuring import Session, machine, median_ratio, table, use_cores, verdicts
 from turns import COMMAND_LINE, ROOT, Way, WayFailed, in_turn
 
 LIBRARIES = ("nano-gpt", "torch", "transformers")
@@ -167,22 +165,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     asked = parse()
-    begun = time.perf_counter()
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-
-    def say(text: str) -> None:
-        print(f"{time.perf_counter() - begun:6.0f} s  {text}", file=sys.stderr, flush=True)
-
+    session = Session("decode")
     use_cores(max(asked.threads))
     jobs = [JOBS[number - 1] for number in asked.jobs]
-    settings = [setting for threads in asked.threads for setting in measure(threads, jobs, asked.rounds, say)]
+    settings = [setting for threads in asked.threads for setting in measure(threads, jobs, asked.rounds, session.say)]
     if asked.json:
         print(json.dumps([asdict(setting) for setting in settings], indent=2))
         return
-    text = markdown(" ".join(["script/bench decode", *sys.argv[1:]]), load, settings)
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(text, encoding="utf-8")
-    say(f"wrote {asked.out}")
+    text = markdown(session.command, session.load, settings)
+    session.write(asked.out, text)
     print(text[text.index("## ") :])
 
 

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -25,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hellaswag_ways import LM_EVAL, OURS, PREDECESSOR, WAYS
-from measuring import machine, median_ratio, table, use_cores, verdicts
+from measuring import Session, machine, median_ratio, table, use_cores, verdicts
 from turns import COMMAND_LINE, ROOT, Way, WayFailed, in_turn
 
 LIBRARIES = ("nano-gpt", "torch", "transformers", "lm-eval")
@@ -194,23 +192,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     asked = parse()
-    begun = time.perf_counter()
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-
-    def say(text: str) -> None:
-        print(f"{time.perf_counter() - begun:6.0f} s  {text}", file=sys.stderr, flush=True)
-
+    session = Session("hellaswag")
     use_cores(asked.threads)
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder))
-        report = measure(asked.threads, asked.items, asked.rounds, Path(folder), asked.file, say)
+        report = measure(asked.threads, asked.items, asked.rounds, Path(folder), asked.file, session.say)
     if asked.json:
         print(json.dumps(asdict(report), indent=2))
         return
-    text = markdown(" ".join(["script/bench hellaswag", *sys.argv[1:]]), load, report)
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(text, encoding="utf-8")
-    say(f"wrote {asked.out}")
+    text = markdown(session.command, session.load, report)
+    session.write(asked.out, text)
     print(text[text.index("| way") :])
 
 

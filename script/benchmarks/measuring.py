@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,25 @@ class Measured:
     processes share count for each of them."""
     peak_each: tuple[int, ...]
     """The same by process."""
+
+
+class Session:
+    """A benchmark that is under way: what it says meanwhile, and the page that it ends with."""
+
+    def __init__(self, name: str) -> None:
+        self.command = " ".join([f"script/bench {name}", *sys.argv[1:]])
+        self.load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+        """Processes that wanted a core in the minute before."""
+        self._begun = time.perf_counter()
+
+    def say(self, text: str) -> None:
+        """To stderr, after the seconds since it began."""
+        print(f"{time.perf_counter() - self._begun:6.0f} s  {text}", file=sys.stderr, flush=True)
+
+    def write(self, page: Path, markdown: str) -> None:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(markdown, encoding="utf-8")
+        self.say(f"wrote {page}")
 
 
 class CommandFailed(Exception):  # noqa: N818 - it names the event, as subprocess does

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from measuring import use_cores
+from measuring import Session, use_cores
 from train_report import OURS, Report, Round, Setting
 from train_ways import SIZES, WAYS
 from turns import COMMAND_LINE, ROOT, Way, WayFailed, in_turn
@@ -97,23 +95,18 @@ def _sizes(text: str) -> list[str]:
 
 def main() -> None:
     asked = parse()
-    begun = time.perf_counter()
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-
-    def say(text: str) -> None:
-        print(f"{time.perf_counter() - begun:6.0f} s  {text}", file=sys.stderr, flush=True)
-
+    session = Session("train")
     use_cores(max(asked.threads))
     settings = [
-        measure(size, threads, asked.rounds, asked.nanogpt, say) for threads in asked.threads for size in asked.sizes
+        measure(size, threads, asked.rounds, asked.nanogpt, session.say)
+        for threads in asked.threads
+        for size in asked.sizes
     ]
     if asked.json:
         print(json.dumps([asdict(setting) for setting in settings], indent=2))
         return
-    report = Report(" ".join(["script/bench train", *sys.argv[1:]]), load, asked.nanogpt is not None, settings)
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(report.markdown(), encoding="utf-8")
-    say(f"wrote {asked.out}")
+    report = Report(session.command, session.load, asked.nanogpt is not None, settings)
+    session.write(asked.out, report.markdown())
     print(report.tables())
     print(report.verdicts())
 
