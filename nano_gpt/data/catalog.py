@@ -216,6 +216,11 @@ def dataset_info(config: DataConfig) -> DatasetInfo:
         if _REPOSITORY.fullmatch(config.dataset):
             raise ConfigError(f"unknown dataset {config.dataset!r}", f"one of the hub is written {HUB}{config.dataset}")
         prepared = [path.parent.name for path in config.dataset_dir.glob(f"*/{MANIFEST}")]
+        if config.dataset in prepared:  # with another tokenizer than the usual one its folder has both names
+            raise ConfigError(
+                f"{config.dataset!r} is the folder of a prepared set, and no dataset to prepare with this tokenizer",
+                f"nano-gpt inspect {config.dataset} tells the --dataset and the --tokenizer that it was made of",
+            )
         raise unknown_name("dataset", config.dataset, {*CATALOG, *prepared})
     check_reading(config, lambda: _kinds(config, info))
     return info

@@ -40,6 +40,9 @@ def test_unknown_dataset_suggests_names_of_the_catalog_and_of_prepared_sets(tmp_
     for where in (dataset_info, prepared_folder):
         with pytest.raises(ConfigError, match="one of the hub is written hf:roneneldan/TinyStories"):
             where(DataConfig(dataset="roneneldan/TinyStories", dataset_dir=tmp_path))
+    with pytest.raises(ConfigError, match="'poems' is the folder of a prepared set") as folder:
+        dataset_info(DataConfig(dataset="poems", dataset_dir=tmp_path))
+    assert folder.value.hint is not None and "nano-gpt inspect poems" in folder.value.hint
 
 
 def test_every_dataset_has_a_source_and_a_folder_of_its_name() -> None:
