@@ -1,6 +1,6 @@
 """How fast text is written on this machine's CPU by GPT-2 124M, beside others and beside what memory allows.
 
-    script/bench decode                 about ten minutes on two cores
+    script/bench decode                 about half an hour on two cores
     script/bench decode --rounds 1      a first look
 
 Every way is a process of its own (decode_ways.py). They take turns, in another order each round, and ratios are taken
