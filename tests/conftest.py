@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from nano_gpt.model.native import linear
+from nano_gpt.runtime import compiled
 from nano_gpt.runtime.logs import logger
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"  # real corpora and vocabularies, where someone put them
@@ -35,3 +37,14 @@ def shared_dir() -> Path:
 def gpt2_bpe(shared_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the real GPT-2 vocabulary available offline."""
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shared_dir / "tiktoken-cache"))
+
+
+@pytest.fixture(scope="module", params=["compiled", "not compiled"])
+def multiplied(request: pytest.FixtureRequest) -> Iterator[None]:
+    """On a CPU a packed model has C of ours where there is a compiler, and torch's products where there is none."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "not compiled":
+            patch.setattr(compiled, "load", lambda source: None)
+        elif compiled.load(Path(linear.__file__).with_name("linear.c")) is None:
+            pytest.skip("nothing can be compiled here")
+        yield

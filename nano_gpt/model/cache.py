@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from nano_gpt.config.model import GPTConfig
+from nano_gpt.model.attention import causal_attention
+from nano_gpt.model.native.attention import native_attention
 
 _STRIDE = 64
 """A step reads a multiple of so many places, blotting out what is empty. Sums over them then come out the same to the
@@ -36,13 +38,15 @@ class KVCache:
         """The largest of `lengths`, known without asking the device."""
         self._places = torch.arange(places, device=device)
         self._starts = torch.arange(batch_size * config.n_head, device=device) * places  # of every head of every row
+        self._native = native_attention(self.k, self.v)
+        self._positions: Tensor | None = None  # of the new tokens, (B,), after the prefill
         self._written: Tensor | None = None
         self._seen = 0
 
     def extend(self, tokens: int) -> tuple[Tensor, Tensor | None]:
         """Make room for `tokens` more in every row; gives their positions, (T,) or (B, 1), and the mask, if any.
 
-        The mask is (B, 1, 1, S), 0 or -inf, to be added to the scores of one new token. A row that is full writes over
+        The mask is for `attend`: (B, 1, 1, S), 0 or -inf, to be added to the scores of one new token. A row that is full writes over
         its last place, and what follows from it means nothing.
         """
         if self.longest == 0:
@@ -53,9 +57,12 @@ class KVCache:
         assert tokens == 1, "after the prefill a cache takes one token at a time"
         self._seen = self.seen_next
         self.longest = min(self.longest + 1, self.capacity)
-        positions = self.lengths.clamp(max=self.capacity - 1).unsqueeze(1)  # (B, 1)
-        self._written = (self._starts.view(len(positions), -1) + positions).flatten()  # (B * nh,)
+        self._positions = self.lengths.clamp(max=self.capacity - 1)
         self.lengths += 1
+        positions = self._positions.unsqueeze(1)  # (B, 1)
+        if self._native is not None:
+            return positions, None
+        self._written = (self._starts.view(len(positions), -1) + positions).flatten()  # (B * nh,)
         hidden = self._places[: self._seen] > positions
         mask = torch.zeros(hidden.shape, dtype=self.k.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
         return positions, mask[:, None, None, :]
@@ -69,8 +76,17 @@ class KVCache:
             return min(max(2 * _STRIDE, 1 << (filled - 1).bit_length()), places)
         return -(-filled // _STRIDE) * _STRIDE
 
-    def store(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep (B, nh, T, hs) of the new tokens of one layer; gives those that they may look at, (B, nh, S, hs)."""
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Keep (B, nh, T, hs) keys and values of the new tokens of one layer, and let their queries look: (B, nh, T, hs).
+
+        The mask is that of `extend`.
+        """
+        if self._native is not None and self._positions is not None:
+            return self._native(layer, q, k, v, self._positions)
+        return causal_attention(q, *self._store(layer, k, v), mask=mask)
+
+    def _store(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Gives all keys and values that the new tokens may look at, (B, nh, S, hs)."""
         keys, values = self.k[layer], self.v[layer]
         if self._written is None:
             keys[:, :, : self._seen], values[:, :, : self._seen] = k, v
@@ -84,6 +100,7 @@ class KVCache:
         """A cache of these rows only."""
         selected = copy.copy(self)
         selected.k, selected.v, selected.lengths = self.k[:, rows], self.v[:, rows], self.lengths[rows]
+        selected._native = native_attention(selected.k, selected.v)
         selected._starts = self._starts[: len(rows) * self.k.size(2)]
         return selected
 

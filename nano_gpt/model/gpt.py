@@ -54,9 +54,10 @@ class CausalSelfAttention(nn.Module):
         v = v.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
         if rotary is not None:  # before the cache, which so keeps keys that know their places
             q, k = rotated(q, rotary), rotated(k, rotary)
-        if cache is not None:
-            k, v = cache.store(layer, k, v)  # those of the tokens before, too
-        y = causal_attention(q, k, v, self.dropout if self.training else 0.0, mask)
+        if cache is None:
+            y = causal_attention(q, k, v, self.dropout if self.training else 0.0, mask)
+        else:
+            y = cache.attend(layer, q, k, v, mask)  # those of the tokens before, too
         y = y.transpose(1, 2).reshape(B, T, C)  # (B, nh, T, hs) -> (B, T, C)
         return self.resid_dropout(self.c_proj(y))  # type: ignore[no-any-return]
 

@@ -24,10 +24,12 @@ from torch import Tensor, nn
 from nano_gpt.errors import ConfigError
 from nano_gpt.model.gpt import GPT
 from nano_gpt.model.lora import AdaptedLinear
+from nano_gpt.model.native.linear import Kind, native_linear
 
 Quantization = Literal["int8"]
 
 _FEWEST_ROWS = 4
+_KINDS: dict[torch.dtype, Kind] = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
 def pack(
@@ -65,6 +67,9 @@ def _merged(linear: nn.Linear) -> Tensor:
 def _packed(
     weight: Tensor, bias: Tensor | None, dtype: torch.dtype, quantize: Quantization | None, device: torch.device
 ) -> nn.Module:
+    kind = quantize or _KINDS.get(dtype)
+    if device.type == "cpu" and kind is not None and (native := native_linear(weight, bias, kind)) is not None:
+        return native
     if quantize == "int8":
         if device.type == "cpu":
             return _Int8Linear(weight, bias)

@@ -19,6 +19,8 @@ from nano_gpt.model.hf import to_hf, to_hf_config
 from nano_gpt.model.packed import pack
 from nano_gpt.runtime.device import autocast
 
+pytestmark = pytest.mark.usefixtures("multiplied")
+
 EOT = 0
 PROMPT = [5, 17, 3, 88, 41]
 

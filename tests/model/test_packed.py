@@ -17,6 +17,8 @@ from nano_gpt.model.gpt import GPT
 from nano_gpt.model.lora import add_adapters
 from nano_gpt.model.packed import pack
 
+pytestmark = pytest.mark.usefixtures("multiplied")
+
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "GPT-2": {},
     "padded": {"vocab_size": 101},

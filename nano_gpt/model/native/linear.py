@@ -1,0 +1,82 @@
+"""The products of a packed model in C of our own (linear.c), where it can be compiled; packed.py has what else there is.
+
+One row or a few are multiplied as fast as memory gives the matrix, many rows as fast as oneDNN does it, and each row
+becomes the same to the last bit whatever is beside it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nano_gpt.runtime import compiled
+
+Kind = Literal["fp32", "bf16", "int8"]
+
+_OUTPUTS = 32
+_SLOT = 4  # bytes
+_TYPES: dict[Kind, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
+
+
+class _Matrix(ctypes.Structure):
+    """As in linear.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "start", "scale", "bias")),
+        *((name, ctypes.c_long) for name in ("inputs", "slots", "outputs")),
+    )
+
+
+def native_linear(weight: Tensor, bias: Tensor | None, kind: Kind) -> nn.Module | None:
+    """(..., in) -> (..., out), fp32 on both sides, by `weight` (out, in) in 32, 16 or 8 bits; None without a compiler.
+
+    In bf16 inputs are rounded, too, and sums are kept in fp32. In int8 every output has its scale, and every row of
+    inputs one of its own, found as it comes: the largest of it is 127.
+    """
+    library = compiled.load(Path(__file__).with_name("linear.c"))
+    return None if library is None else _NativeLinear(getattr(library, f"linear_{kind}"), weight.float(), bias, kind)
+
+
+class _NativeLinear(nn.Module):
+    def __init__(self, product: Any, weight: Tensor, bias: Tensor | None, kind: Kind) -> None:
+        super().__init__()
+        self._outputs, self._inputs = weight.shape
+        bias = _whole_tiles(torch.zeros(self._outputs) if bias is None else bias.float())
+        scale = torch.empty(0)
+        start = bias
+        if kind == "int8":
+            scale = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+            weight = (weight / scale.unsqueeze(1)).round()
+            start = _whole_tiles(-128 * weight.sum(dim=1).to(torch.int32))  # inputs come as 1..255
+            scale = _whole_tiles(scale)
+        tiles = _tiles(weight.to(_TYPES[kind]))
+        self._tensors = (tiles, start, scale, bias)  # what the matrix points to
+        pointers = [tensor.data_ptr() or None for tensor in self._tensors]
+        self._matrix = ctypes.byref(_Matrix(*pointers, self._inputs, tiles.size(1), self._outputs))
+        self._product = product
+        self._product.argtypes = (ctypes.c_void_p,) * 3 + (ctypes.c_long, ctypes.c_int)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.float().contiguous()
+        found = torch.empty(*x.shape[:-1], self._outputs)
+        rows = x.numel() // self._inputs
+        if self._product(self._matrix, found.data_ptr(), x.data_ptr(), rows, torch.get_num_threads()):
+            raise MemoryError(f"no memory to multiply {rows} rows")
+        return found
+
+
+def _whole_tiles(outputs: Tensor) -> Tensor:
+    return F.pad(outputs, (0, -len(outputs) % _OUTPUTS)).contiguous()
+
+
+def _tiles(weight: Tensor) -> Tensor:
+    """(out, in) -> (tiles, slots, 32) of 4 bytes: slot by slot the outputs of a tile side by side, zeros where none is."""
+    per_slot = _SLOT // weight.element_size()
+    weight = F.pad(weight, (0, -weight.size(1) % per_slot, 0, -len(weight) % _OUTPUTS)).contiguous()
+    slots = weight.view(torch.int32)  # (out, slots)
+    return slots.view(-1, _OUTPUTS, slots.size(1)).transpose(1, 2).contiguous()

@@ -1,0 +1,162 @@
+"""The C of a packed model against the same in double precision, as each kind of CPU would compile it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nano_gpt.model.native import attention, linear
+from nano_gpt.model.native.linear import Kind
+from nano_gpt.runtime import compiled
+
+KINDS: tuple[Kind, ...] = ("fp32", "bf16", "int8")
+CAPABILITIES = {"native": ("AVX2", "AVX512"), "x86-64-v3": ("AVX2", "AVX512"), "x86-64-v4": ("AVX512",)}
+FOLDER = Path(linear.__file__).parent
+
+
+@pytest.fixture(params=CAPABILITIES)
+def cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """As another CPU would have it compiled: with AVX2 alone, with AVX-512 but none of its products of bf16 and int8."""
+    if torch.backends.cpu.get_cpu_capability() not in CAPABILITIES[request.param]:
+        pytest.skip(f"this CPU is no {request.param}")
+    flags = tuple(f"-march={request.param}" if flag.startswith("-march") else flag for flag in compiled._FLAGS)
+    libraries = {name: compiled.load(FOLDER / name, flags) for name in ("linear.c", "attention.c")}
+    if None in libraries.values():
+        pytest.skip("nothing can be compiled here")
+    monkeypatch.setattr(compiled, "load", lambda source: libraries[source.name])
+    threads = torch.get_num_threads()
+    yield request.param
+    torch.set_num_threads(threads)
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def made(weight: Tensor, bias: Tensor | None, kind: Kind) -> torch.nn.Module:
+    product = linear.native_linear(weight, bias, kind)
+    assert product is not None
+    return product
+
+
+def in_double(x: Tensor, weight: Tensor, bias: Tensor, kind: Kind) -> Tensor:
+    """What each kind means, number by number."""
+    if kind == "bf16":
+        x, weight = x.bfloat16(), weight.bfloat16()
+    if kind == "int8":
+        steps = 127 / x.abs().amax(dim=1, keepdim=True)
+        scale = weight.abs().amax(dim=1, keepdim=True) / 127
+        whole = (x * steps).round().double() @ (weight / scale).round().double().T
+        return whole / steps.double() * scale.double().T + bias.double()
+    return x.double() @ weight.double().T + bias.double()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_of_every_shape(cpu: str, kind: Kind) -> None:
+    """Outputs beside a whole number of tiles, inputs beside a whole number of slots, rows beside a whole block."""
+    for outputs, inputs in [(1, 1), (31, 2), (32, 3), (33, 5), (100, 64), (257, 130)]:
+        weight, bias = drawn(outputs, inputs, seed=1), drawn(outputs, seed=2)
+        product, bare = made(weight, bias, kind), made(weight, None, kind)
+        for rows in (1, 2, 3, 7, 8, 9, 20):
+            x = drawn(rows, inputs, seed=rows)
+            expected = in_double(x, weight, bias, kind)
+            bound = 2e-6 * (1 + x.abs().double() @ weight.abs().double().T).max()
+            assert (product(x).double() - expected).abs().max() < bound, (outputs, inputs, rows)
+            assert (bare(x).double() - (expected - bias.double())).abs().max() < bound
+        assert product(drawn(2, 3, inputs)).shape == (2, 3, outputs)
+        assert product(drawn(0, inputs)).shape == (0, outputs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_has_one_value_whatever_is_beside_it_and_however_many_threads(cpu: str, kind: Kind) -> None:
+    product = made(drawn(100, 70, seed=1), drawn(100, seed=2), kind)
+    x = drawn(600, 70) * torch.logspace(-3, 3, 600).unsqueeze(1)  # so many that they do not fit on the stack
+    torch.set_num_threads(1)
+    together = product(x)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        for first in range(0, 40, 3):
+            for count in (1, 2, 5, 8, 11):
+                assert torch.equal(product(x[first : first + count]), together[first : first + count])
+        assert torch.equal(product(x), together)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_number_stays_none_and_in_its_row(cpu: str, kind: Kind) -> None:
+    product = made(drawn(40, 33, seed=1), None, kind)
+    x = drawn(4, 33)
+    clean = product(x)
+    for broken in (torch.nan, torch.inf, -torch.inf):
+        x[2, 7] = broken
+        found = product(x)
+        assert not found[2].isfinite().any()
+        assert torch.equal(found[[0, 1, 3]], clean[[0, 1, 3]])
+    assert torch.equal(product(torch.zeros(2, 33)), torch.zeros(2, 40))
+
+
+def test_inputs_are_rounded_to_bf16_as_torch_does_it(cpu: str) -> None:
+    """A matrix that copies: ties, the largest number, the smallest, those that round to infinity."""
+    product = made(torch.eye(8), None, "bf16")
+    numbers = [1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 3.3e38, 1.2e-38, -0.0, 1 / 3, 65504.0]
+    x = torch.tensor([numbers])
+    assert torch.equal(product(x), x.bfloat16().float())
+
+
+def caches(rows: int, places: int, seed: int) -> tuple[Tensor, Tensor]:
+    return drawn(2, rows, 3, places, 20, seed=seed), drawn(2, rows, 3, places, 20, seed=seed + 1)
+
+
+def test_a_new_token_looks_at_its_own_row_and_no_further(cpu: str) -> None:
+    """q, k and v as they come from one product: a row of theirs is 180 numbers after the other."""
+    places = torch.tensor([0, 5, 69, 31])
+    keys, values = caches(4, 70, seed=3)
+    attend = attention.native_attention(keys, values)
+    assert attend is not None
+    q, k, v = (drawn(4, 1, 180).view(4, 1, 9, 20).transpose(1, 2) * 3).split(3, dim=1)  # each (4, 3, 1, 20)
+    before = keys.clone()
+    found = attend(1, q, k, v, places)
+    for row, place in enumerate(places.tolist()):
+        assert torch.equal(keys[1, row, :, place], k[row, :, 0]) and torch.equal(values[1, row, :, place], v[row, :, 0])
+        seen = slice(0, place + 1)
+        expected = F.scaled_dot_product_attention(
+            q[row].double(), keys[1, row, :, seen].double(), values[1, row, :, seen].double()
+        )
+        torch.testing.assert_close(found[row].double(), expected, rtol=1e-6, atol=1e-6)
+        keys[1, row, :, place] = before[1, row, :, place]
+    assert torch.equal(keys, before)  # all else is as it was
+
+
+def test_attention_of_a_row_has_one_value_whatever_is_beside_it(cpu: str) -> None:
+    places = torch.tensor([7, 63, 64])
+    keys, values = caches(3, 128, seed=5)
+    q, k, v = (drawn(3, 3, 1, 20, seed=seed) for seed in (1, 2, 3))
+    attend = attention.native_attention(keys, values)
+    assert attend is not None
+    together = attend(0, q, k, v, places)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        for row in range(3):
+            one = slice(row, row + 1)
+            alone = attention.native_attention(keys[:, one].contiguous(), values[:, one].contiguous())
+            assert alone is not None
+            assert torch.equal(alone(0, q[one], k[one], v[one], places[one]), together[one])
+
+
+def test_attention_to_scores_far_apart(cpu: str) -> None:
+    """exp() of what is far below the largest is 0 for fp32; a NaN is seen."""
+    keys, values = torch.zeros(1, 1, 1, 4, 16), drawn(1, 1, 1, 4, 16)
+    keys[0, 0, 0, :3, 0] = torch.tensor([1e4, -1e4, 9.999e3])
+    attend = attention.native_attention(keys, values)
+    assert attend is not None
+    q = torch.zeros(1, 1, 1, 16)
+    q[..., 0] = 4.0
+    found = attend(0, q, torch.zeros(1, 1, 1, 16), drawn(1, 1, 1, 16), torch.tensor([3]))
+    expected = F.scaled_dot_product_attention(q.double(), keys[0].double(), values[0].double())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)
+    q[0, 0, 0, 3] = torch.nan
+    assert attend(0, q, torch.zeros(1, 1, 1, 16), drawn(1, 1, 1, 16), torch.tensor([3])).isnan().all()
