@@ -6,6 +6,7 @@ A package imports only from layers with a smaller number, and never from another
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -207,3 +208,9 @@ def test_rule_finds_a_breach(rule: Rule, where: str, source: str) -> None:
 )
 def test_rule_lets_good_code_pass(rule: Rule, where: str, source: str) -> None:
     assert not list(rule(tuple(where.split("/")), ast.parse(source)))
+
+
+def test_what_is_not_python_is_installed_too() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    installed = {path for pattern in settings["package-data"]["nano_gpt"] for path in PACKAGE.glob(pattern)}
+    assert installed == {path for path in PACKAGE.rglob("*.*") if path.suffix not in (".py", ".pyc")}

@@ -12,8 +12,9 @@ from nano_gpt.model.attention import causal_attention
 from nano_gpt.model.native.attention import native_attention
 
 _STRIDE = 64
-"""A step reads a multiple of so many places, blotting out what is empty. Sums over them then come out the same to the
-last bit, however long the other rows of the batch are: vectors of 64 have no remainder to be added in another order."""
+"""A step reads a multiple of so many places, blotting out what is empty, where attention is not compiled (native). Sums
+over them then come out the same to the last bit, however long the other rows of the batch are: vectors of 64 have no
+remainder to be added in another order."""
 
 
 class KVCache:
@@ -46,8 +47,8 @@ class KVCache:
     def extend(self, tokens: int) -> tuple[Tensor, Tensor | None]:
         """Make room for `tokens` more in every row; gives their positions, (T,) or (B, 1), and the mask, if any.
 
-        The mask is for `attend`: (B, 1, 1, S), 0 or -inf, to be added to the scores of one new token. A row that is full writes over
-        its last place, and what follows from it means nothing.
+        The mask is for `attend`: (B, 1, 1, S), 0 or -inf, to be added to the scores of one new token. A row that is
+        full writes over its last place, and what follows from it means nothing.
         """
         if self.longest == 0:
             assert tokens <= self.capacity, f"{tokens} tokens in a cache of {self.capacity}"
@@ -77,7 +78,7 @@ class KVCache:
         return -(-filled // _STRIDE) * _STRIDE
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Keep (B, nh, T, hs) keys and values of the new tokens of one layer, and let their queries look: (B, nh, T, hs).
+        """Keep keys and values of the new tokens of one layer, and let their queries look; all are (B, nh, T, hs).
 
         The mask is that of `extend`.
         """

@@ -1,14 +1,15 @@
 """A copy of a model for inference: the same forward, its matrices laid out once for the products of this machine.
 
     fast = pack(model)                             # the same numbers, up to rounding
-    fast = pack(model, torch.bfloat16)             # half the memory to read for a token
-    fast = pack(model, quantize="int8")            # an eighth of it (a quarter of bf16's)
+    fast = pack(model, torch.bfloat16)             # half the memory to read for a token, but for the head
+    fast = pack(model, quantize="int8")            # a quarter
 
-On a CPU one token is bound by the reading of the weights, and torch's own products of one row do not get near what the
-memory gives. oneDNN's do, on weights that it has put into its own order, and best with four rows or more: 154 MB of
-weights are read with 22 GB/s by four rows and with 17 by one (fp32, one Zen 4 core; 33 is what reading alone does). Its
-sums over four rows or more are also the same to the last bit however many rows there are, so that a sequence does not
-depend on the batch it is in. Rows that are missing are therefore filled in.
+On a CPU one token is bound by the reading of the weights. Where it can be compiled, C of our own (native) reads them as
+fast as memory gives them. Elsewhere oneDNN's products come nearer to that than torch's own, on weights that it has put
+into its own order, and best with four rows or more: 154 MB of weights are read with 22 GB/s by four rows and with 17 by
+one (fp32, one Zen 4 core; 33 is what reading alone does). Either way sums over a row are the same to the last bit
+however many rows there are, so that a sequence does not depend on the batch it is in. oneDNN's are so from four rows
+on, and rows that are missing are filled in.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def pack(
     """A GPT for inference that shares norms and embeddings with `model`, with matrix products in `dtype` or int8.
 
     The residual stream and norms stay in the type of the embeddings. So does the head, since GPT-2's logits reach -100,
-    where bf16 knows steps of a half only; or it is `head`, in that one's type. Adapters are added to their matrices.
+    where rounding shows; or it is `head`, in that one's type. Adapters are added to their matrices.
     Raises ConfigError where int8 cannot be had.
     """
     device = model.wte.weight.device

@@ -37,8 +37,7 @@ def load(source: Path, flags: tuple[str, ...] = _FLAGS) -> ctypes.CDLL | None:
     if not linux or compiler is None or os.environ.get(SWITCH) == "0":
         return None
     try:
-        # What the compiler knows of itself and of this CPU: homes are shared by machines, and machines change.
-        known = _run(compiler, *flags, "-dM", "-E", "-x", "c", os.devnull)
+        known = _known(compiler, flags)
         if b"__AVX2__" not in known or b"__FMA__" not in known:
             return None
         key = hashlib.sha256(b"\0".join((source.read_bytes(), known, " ".join(flags).encode()))).hexdigest()[:16]
@@ -51,6 +50,12 @@ def load(source: Path, flags: tuple[str, ...] = _FLAGS) -> ctypes.CDLL | None:
         logger.warning(f"{source.name} could not be compiled, slower ways are taken: {_first_line(told)}")
         logger.warning(f"  ({compiler}; {SWITCH}=0 keeps it from being tried)")
         return None
+
+
+@functools.cache
+def _known(compiler: str, flags: tuple[str, ...]) -> bytes:
+    """What the compiler says of itself and of this CPU: homes are shared by machines, and machines change."""
+    return _run(compiler, *flags, "-dM", "-E", "-x", "c", os.devnull)
 
 
 def _compile(compiler: str, flags: tuple[str, ...], source: Path, library: Path) -> None:

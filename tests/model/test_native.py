@@ -21,7 +21,7 @@ FOLDER = Path(linear.__file__).parent
 
 @pytest.fixture(params=CAPABILITIES)
 def cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """As another CPU would have it compiled: with AVX2 alone, with AVX-512 but none of its products of bf16 and int8."""
+    """As another CPU would have it compiled: with AVX2 alone, with AVX-512 without products of bf16 and int8."""
     if torch.backends.cpu.get_cpu_capability() not in CAPABILITIES[request.param]:
         pytest.skip(f"this CPU is no {request.param}")
     flags = tuple(f"-march={request.param}" if flag.startswith("-march") else flag for flag in compiled._FLAGS)

@@ -1,4 +1,4 @@
-"""C that is compiled on first use: once, with torch's threads; and where it cannot be, that is said and nothing breaks."""
+"""C that is compiled on first use: once, with torch's threads; and where it cannot be, nothing breaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-/* Attention of one new token in every row of a cache (attention.py): each row looks at as much as it has, not at a mask. */
+/* Attention of one new token in every row of a cache (attention.py): it looks at as much as the row has. */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -16,8 +16,8 @@ static float dot(const float *a, const float *b, long size) {
     return sum;
 }
 
-/* e^x for x <= 0 to 2 units in the last place (expf is called number by number; this is vectorised): 2^(n + f) with f in
- * [-1/2, 1/2] by its Taylor series. Below -87, where fp32 ends, 1e-38; NaN stays NaN. */
+/* e^x for x <= 0, to about 1e-7 of it: 2^whole * e^f by the series of Taylor, |f| <= ln(2) / 2. A compiler makes
+ * vectors of this, and none of expf. Below -87, where fp32 ends, 1e-38; NaN stays NaN. */
 static inline float exponential(float x) {
     const float t = x < -87 ? -87 * 1.44269504f : x * 1.44269504f, whole = rintf(t), f = (t - whole) * 0.69314718f;
     const float series = 1 + f * (1 + f * (1 / 2.f + f * (1 / 6.f + f * (1 / 24.f + f * (1 / 120.f + f / 720)))));
@@ -29,7 +29,8 @@ static inline float exponential(float x) {
 
 /* y = softmax(q K^T / sqrt(size)) V over the first `seen` places. */
 static void attend_head(
-    float *restrict y, const float *q, const float *keys, const float *values, float *restrict scores, long seen, long size
+    float *restrict y, const float *q, const float *keys, const float *values, float *restrict scores, long seen,
+    long size
 ) {
     const float scale = 1 / sqrtf((float)size);
     float largest = -INFINITY, total = 0;

@@ -21,7 +21,7 @@ class _Layer(ctypes.Structure):
 
 
 class NativeAttention:
-    """For a cache of keys and values, two tensors of (n_layer, B, nh, S, hs). What a row becomes depends on no other."""
+    """For a cache of keys and values, two tensors of (n_layer, B, nh, S, hs). A row depends on no other."""
 
     def __init__(self, attend: ctypes._NamedFuncPointer, keys: Tensor, values: Tensor) -> None:
         assert keys.is_contiguous() and values.is_contiguous() and keys.dtype == values.dtype == torch.float32
@@ -37,7 +37,7 @@ class NativeAttention:
         ]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, places: Tensor) -> Tensor:
-        """(B, nh, 1, hs) q, k, v -> (B, nh, 1, hs). k and v are kept at (B,) places, and q looks at what is up to there."""
+        """(B, nh, 1, hs) q, k, v -> (B, nh, 1, hs). k and v are kept at (B,) places, and q looks at all up to there."""
         assert q.stride(1) == k.stride(1) == v.stride(1) == q.size(3)
         y = torch.empty(self._shape)
         pointers = (y.data_ptr(), q.data_ptr(), k.data_ptr(), v.data_ptr(), places.data_ptr())

@@ -1,4 +1,4 @@
-"""The products of a packed model in C of our own (linear.c), where it can be compiled; packed.py has what else there is.
+"""Products of a packed model in C of our own (linear.c), where it can be compiled; packed.py has what else there is.
 
 One row or a few are multiplied as fast as memory gives the matrix, many rows as fast as oneDNN does it, and each row
 becomes the same to the last bit whatever is beside it.
@@ -75,8 +75,15 @@ def _whole_tiles(outputs: Tensor) -> Tensor:
 
 
 def _tiles(weight: Tensor) -> Tensor:
-    """(out, in) -> (tiles, slots, 32) of 4 bytes: slot by slot the outputs of a tile side by side, zeros where none is."""
+    """(out, in) -> (tiles, slots, 32) of 4 bytes: slot by slot a tile's outputs side by side, zeros where none is."""
     per_slot = _SLOT // weight.element_size()
-    weight = F.pad(weight, (0, -weight.size(1) % per_slot, 0, -len(weight) % _OUTPUTS)).contiguous()
-    slots = weight.view(torch.int32)  # (out, slots)
-    return slots.view(-1, _OUTPUTS, slots.size(1)).transpose(1, 2).contiguous()
+    if weight.size(1) % per_slot:
+        weight = F.pad(weight, (0, -weight.size(1) % per_slot))
+    slots = weight.contiguous().view(torch.int32)  # (out, slots)
+    whole = len(slots) // _OUTPUTS
+    tiles = torch.empty(-(-len(slots) // _OUTPUTS), slots.size(1), _OUTPUTS, dtype=torch.int32)
+    tiles[:whole] = slots[: whole * _OUTPUTS].view(whole, _OUTPUTS, slots.size(1)).transpose(1, 2)
+    rest = slots[whole * _OUTPUTS :]
+    tiles[whole:] = 0
+    tiles[whole:, :, : len(rest)] = rest.T
+    return tiles
