@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nano_gpt.model.native import linear
+from nano_gpt.model.native.library import library
 from nano_gpt.runtime import compiled
 from nano_gpt.runtime.logs import logger
 
@@ -45,6 +45,6 @@ def multiplied(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "not compiled":
             patch.setattr(compiled, "load", lambda source: None)
-        elif compiled.load(Path(linear.__file__).with_name("linear.c")) is None:
+        elif library() is None:
             pytest.skip("nothing can be compiled here")
         yield

@@ -39,8 +39,9 @@ class KVCache:
         """The largest of `lengths`, known without asking the device."""
         self._places = torch.arange(places, device=device)
         self._starts = torch.arange(batch_size * config.n_head, device=device) * places  # of every head of every row
-        self._native = native_attention(self.k, self.v)
-        self._positions: Tensor | None = None  # of the new tokens, (B,), after the prefill
+        self.native = native_attention(self.k, self.v)
+        self.places: Tensor | None = None
+        """Of the new tokens, (B,); None while the prompts are read."""
         self._written: Tensor | None = None
         self._seen = 0
 
@@ -58,10 +59,10 @@ class KVCache:
         assert tokens == 1, "after the prefill a cache takes one token at a time"
         self._seen = self.seen_next
         self.longest = min(self.longest + 1, self.capacity)
-        self._positions = self.lengths.clamp(max=self.capacity - 1)
+        self.places = self.lengths.clamp(max=self.capacity - 1)
         self.lengths += 1
-        positions = self._positions.unsqueeze(1)  # (B, 1)
-        if self._native is not None:
+        positions = self.places.unsqueeze(1)  # (B, 1)
+        if self.native is not None:
             return positions, None
         self._written = (self._starts.view(len(positions), -1) + positions).flatten()  # (B * nh,)
         hidden = self._places[: self._seen] > positions
@@ -82,8 +83,8 @@ class KVCache:
 
         The mask is that of `extend`.
         """
-        if self._native is not None and self._positions is not None:
-            return self._native(layer, q, k, v, self._positions)
+        if self.native is not None and self.places is not None:
+            return self.native(layer, q, k, v, self.places)
         return causal_attention(q, *self._store(layer, k, v), mask=mask)
 
     def _store(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,7 +102,7 @@ class KVCache:
         """A cache of these rows only."""
         selected = copy.copy(self)
         selected.k, selected.v, selected.lengths = self.k[:, rows], self.v[:, rows], self.lengths[rows]
-        selected._native = native_attention(selected.k, selected.v)
+        selected.native = native_attention(selected.k, selected.v)
         selected._starts = self._starts[: len(rows) * self.k.size(2)]
         return selected
 

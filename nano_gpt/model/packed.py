@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from nano_gpt.errors import ConfigError
 from nano_gpt.model.gpt import GPT
 from nano_gpt.model.lora import AdaptedLinear
+from nano_gpt.model.native.block import native_block
 from nano_gpt.model.native.linear import Kind, native_linear
 
 Quantization = Literal["int8"]
@@ -54,6 +55,8 @@ def pack(
             packed.h.set_submodule(name, _packed(_merged(module), module.bias, dtype, quantize, device))
     if head is None:
         head = model.head_weight[: model.config.vocab_size]
+    for layer, block in enumerate(packed.h):
+        packed.h[layer] = native_block(block) or block
     packed.lm_head = _packed(head, None, head.dtype, quantize, device)  # type: ignore[assignment]
     return packed.eval()
 

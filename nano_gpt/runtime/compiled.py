@@ -26,8 +26,8 @@ _SECONDS = 60  # at most, to compile; one or two is usual
 
 
 @functools.cache
-def load(source: Path, flags: tuple[str, ...] = _FLAGS) -> ctypes.CDLL | None:
-    """The library made of `source`, or None where there is none (Linux on x86-64 with AVX2 and GCC or its like only).
+def load(folder: Path, flags: tuple[str, ...] = _FLAGS) -> ctypes.CDLL | None:
+    """The library made of the C in `folder`, or None where there is none (Linux on x86-64 with AVX2, GCC or its like).
 
     Its threads are torch's: it is linked with no OpenMP of its own and takes the one that torch has loaded, as two of
     them would fight for the cores. So torch has to be loaded before.
@@ -40,14 +40,15 @@ def load(source: Path, flags: tuple[str, ...] = _FLAGS) -> ctypes.CDLL | None:
         known = _known(compiler, flags)
         if b"__AVX2__" not in known or b"__FMA__" not in known:
             return None
-        key = hashlib.sha256(b"\0".join((source.read_bytes(), known, " ".join(flags).encode()))).hexdigest()[:16]
-        library = _home() / f"{source.stem}-{key}.so"
+        sources = [path.read_bytes() for path in sorted(folder.glob("*.[ch]"))]
+        key = hashlib.sha256(b"\0".join((*sources, known, " ".join(flags).encode()))).hexdigest()[:16]
+        library = _home() / f"{folder.name}-{key}.so"
         if not library.exists():
-            _compile(compiler, flags, source, library)
+            _compile(compiler, flags, folder, library)
         return ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", None) or str(error).encode()
-        logger.warning(f"{source.name} could not be compiled, slower ways are taken: {_first_line(told)}")
+        logger.warning(f"{folder.name} could not be compiled, slower ways are taken: {_first_line(told)}")
         logger.warning(f"  ({compiler}; {SWITCH}=0 keeps it from being tried)")
         return None
 
@@ -58,18 +59,20 @@ def _known(compiler: str, flags: tuple[str, ...]) -> bytes:
     return _run(compiler, *flags, "-dM", "-E", "-x", "c", os.devnull)
 
 
-def _compile(compiler: str, flags: tuple[str, ...], source: Path, library: Path) -> None:
+def _compile(compiler: str, flags: tuple[str, ...], folder: Path, library: Path) -> None:
     """In two steps: one that compiles and links would put OpenMP's library in."""
     library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        compiled, linked = Path(folder) / "it.o", Path(folder) / "it.so"
-        _run(compiler, *flags, "-fopenmp", "-fPIC", "-c", str(source), "-o", str(compiled))
-        _run(compiler, "-shared", str(compiled), "-o", str(linked))
-        linked.replace(library)  # whole, whoever else is at it
+    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+        _run(compiler, *flags, "-fopenmp", "-fPIC", "-c", *map(str, sorted(folder.glob("*.c"))), folder=scratch)
+        _run(compiler, "-shared", *map(str, Path(scratch).glob("*.o")), "-o", "linked.so", folder=scratch)
+        (Path(scratch) / "linked.so").replace(library)  # whole, whoever else is at it
 
 
-def _run(*command: str) -> bytes:
-    return subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS, stdin=subprocess.DEVNULL).stdout
+def _run(*command: str, folder: str | None = None) -> bytes:
+    ended = subprocess.run(
+        command, check=True, capture_output=True, timeout=_SECONDS, stdin=subprocess.DEVNULL, cwd=folder
+    )
+    return ended.stdout
 
 
 def _home() -> Path:

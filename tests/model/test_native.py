@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nano_gpt.config import GPTConfig
+from nano_gpt.model.cache import KVCache
+from nano_gpt.model.gpt import GPT, Block
 from nano_gpt.model.native import attention, linear
+from nano_gpt.model.native.block import NativeBlock
 from nano_gpt.model.native.linear import Kind
+from nano_gpt.model.packed import pack
+from nano_gpt.model.rope import rotary_table
 from nano_gpt.runtime import compiled
 
 KINDS: tuple[Kind, ...] = ("fp32", "bf16", "int8")
 CAPABILITIES = {"native": ("AVX2", "AVX512"), "x86-64-v3": ("AVX2", "AVX512"), "x86-64-v4": ("AVX512",)}
+WAYS: dict[Kind, dict[str, Any]] = {"fp32": {}, "bf16": {"dtype": torch.bfloat16}, "int8": {"quantize": "int8"}}
 FOLDER = Path(linear.__file__).parent
 
 
@@ -25,10 +33,10 @@ def cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     if torch.backends.cpu.get_cpu_capability() not in CAPABILITIES[request.param]:
         pytest.skip(f"this CPU is no {request.param}")
     flags = tuple(f"-march={request.param}" if flag.startswith("-march") else flag for flag in compiled._FLAGS)
-    libraries = {name: compiled.load(FOLDER / name, flags) for name in ("linear.c", "attention.c")}
-    if None in libraries.values():
+    library = compiled.load(FOLDER, flags)
+    if library is None:
         pytest.skip("nothing can be compiled here")
-    monkeypatch.setattr(compiled, "load", lambda source: libraries[source.name])
+    monkeypatch.setattr(compiled, "load", lambda folder: library)
     threads = torch.get_num_threads()
     yield request.param
     torch.set_num_threads(threads)
@@ -160,3 +168,55 @@ def test_attention_to_scores_far_apart(cpu: str) -> None:
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)
     q[0, 0, 0, 3] = torch.nan
     assert attend(0, q, torch.zeros(1, 1, 1, 16), drawn(1, 1, 1, 16), torch.tensor([3])).isnan().all()
+
+
+def filled_cache(model: GPT, lengths: list[int]) -> KVCache:
+    cache = KVCache(model.config, len(lengths), 32, torch.device("cpu"), torch.float32)
+    for row, length in enumerate(lengths):
+        read = KVCache(model.config, 1, length, torch.device("cpu"), torch.float32)
+        model.hidden(torch.arange(length).unsqueeze(0) + row, read)
+        cache.copy_rows(read, torch.tensor([0]), torch.tensor([row]))
+    cache.extend(1)
+    return cache
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_block_in_c_is_the_block(cpu: str, kind: Kind, bias: bool) -> None:
+    model = GPT(GPTConfig(vocab_size=50, n_positions=32, n_embd=48, n_layer=2, n_head=3, bias=bias))
+    for seed, (name, parameter) in enumerate(model.named_parameters()):
+        parameter.data = drawn(*parameter.shape, seed=seed) * (5.0 if "c_fc" in name else 0.5)  # all of GELU is seen
+    packed = pack(model, **WAYS[kind])
+    lengths = [3, 17, 1, 30]
+    x = drawn(4, 1, 48)
+    before = x.clone()
+    with torch.inference_mode():
+        for layer, block in enumerate(packed.h):
+            assert isinstance(block, NativeBlock)
+            expected = Block.forward(block, x, filled_cache(packed, lengths), layer)
+            together = filled_cache(packed, lengths)
+            found = block(x, together, layer)
+            difference = (found - expected).abs()
+            assert difference.max() < 1e-5 * expected.abs().max() if kind == "fp32" else difference.mean() < 1e-3
+            assert torch.equal(x, before)
+            for row, length in enumerate(lengths):
+                alone = filled_cache(packed, [length] * 9)  # of another number, where other rows are blocked otherwise
+                # The same keys and values as this row's.
+                alone.k[:], alone.v[:] = together.k[:, row : row + 1], together.v[:, row : row + 1]
+                assert torch.equal(block(x[row].expand(9, 1, 48), alone, layer)[4], found[row])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"activation": "relu2"}, {"positions": "rope", "norm": "rmsnorm"}, {"positions": "rope"}]
+)
+def test_other_blocks_go_on_op_by_op(cpu: str, changes: dict[str, str]) -> None:
+    model = GPT(GPTConfig(**{"vocab_size": 50, "n_positions": 32, "n_embd": 48, "n_layer": 1, "n_head": 3, **changes}))
+    packed = pack(model)
+    assert isinstance(packed.h[0], NativeBlock) == (changes == {"positions": "rope"})
+    x, rotary = drawn(2, 1, 48), rotary_table(torch.tensor([[5], [9]]), 16, 10000.0)
+    if "positions" not in changes:
+        rotary = None
+    with torch.inference_mode():
+        found = packed.h[0](x, filled_cache(packed, [5, 9]), 0, None, rotary)
+        expected = model.h[0](x, filled_cache(packed, [5, 9]), 0, None, rotary)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

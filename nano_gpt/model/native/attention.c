@@ -1,30 +1,14 @@
 /* Attention of one new token in every row of a cache (attention.py): it looks at as much as the row has. */
 #include <math.h>
-#include <stdint.h>
 #include <string.h>
 
-struct layer {
-    float *keys, *values; /* (rows, heads, places, size) */
-    float *scores;        /* (rows, heads, places) */
-    long rows, heads, places, size;
-};
+#include "native.h"
 
 static float dot(const float *a, const float *b, long size) {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (long i = 0; i < size; i++) sum += a[i] * b[i];
     return sum;
-}
-
-/* e^x for x <= 0, to about 1e-7 of it: 2^whole * e^f by the series of Taylor, |f| <= ln(2) / 2. A compiler makes
- * vectors of this, and none of expf. Below -87, where fp32 ends, 1e-38; NaN stays NaN. */
-static inline float exponential(float x) {
-    const float t = x < -87 ? -87 * 1.44269504f : x * 1.44269504f, whole = rintf(t), f = (t - whole) * 0.69314718f;
-    const float series = 1 + f * (1 + f * (1 / 2.f + f * (1 / 6.f + f * (1 / 24.f + f * (1 / 120.f + f / 720)))));
-    const int32_t bits = ((int32_t)whole + 127) << 23;
-    float power;
-    memcpy(&power, &bits, 4);
-    return series * power;
 }
 
 /* y = softmax(q K^T / sqrt(size)) V over the first `seen` places. */
@@ -46,8 +30,6 @@ static void attend_head(
     for (long i = 0; i < size; i++) y[i] /= total;
 }
 
-/* Keeps keys k and values v of (rows, heads, size) at their places, and gives y, of the same shape, for the queries q.
- * From one row of q, k, v to the next are so many numbers. */
 void attend(
     const struct layer *l, float *y, const float *q, const float *k, const float *v, const int64_t *places, long q_row,
     long k_row, long v_row, int threads

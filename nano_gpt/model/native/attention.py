@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from nano_gpt.runtime import compiled
+from nano_gpt.model.native.library import library
 
 
 class _Layer(ctypes.Structure):
-    """As in attention.c."""
+    """As in native.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("keys", "values", "scores")),
@@ -31,7 +30,7 @@ class NativeAttention:
         self._shape = (keys.size(1), keys.size(2), 1, keys.size(4))
         self._scores = torch.empty(keys.shape[1:4])  # room to work in, for one layer after the other
         self._tensors = (keys, values)  # what the layers point to
-        self._layers = [
+        self.layers = [
             _Layer(k.data_ptr(), v.data_ptr(), self._scores.data_ptr(), *keys.shape[1:])
             for k, v in zip(keys, values, strict=True)
         ]
@@ -42,7 +41,7 @@ class NativeAttention:
         y = torch.empty(self._shape)
         pointers = (y.data_ptr(), q.data_ptr(), k.data_ptr(), v.data_ptr(), places.data_ptr())
         rows = (q.stride(0), k.stride(0), v.stride(0))
-        self._attend(ctypes.byref(self._layers[layer]), *pointers, *rows, torch.get_num_threads())
+        self._attend(ctypes.byref(self.layers[layer]), *pointers, *rows, torch.get_num_threads())
         return y
 
 
@@ -50,5 +49,5 @@ def native_attention(keys: Tensor, values: Tensor) -> NativeAttention | None:
     """None without a compiler, and for what is not fp32 on a CPU."""
     if keys.device.type != "cpu" or keys.dtype != torch.float32:
         return None
-    library = compiled.load(Path(__file__).with_name("attention.c"))
-    return None if library is None else NativeAttention(library.attend, keys, values)
+    native = library()
+    return None if native is None else NativeAttention(native.attend, keys, values)

@@ -10,9 +10,10 @@
  */
 #include <immintrin.h>
 #include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "native.h"
 
 #if defined(__AVX512BW__)
 enum { BYTES = 64, VECTORS = 2, ROWS = 8 }; /* the sums take half of the 32 registers */
@@ -23,14 +24,6 @@ enum { OUTPUTS = BYTES / 4 * VECTORS, FEW = 1 << 16 }; /* 32 either way; bytes *
 
 typedef uint32_t slots __attribute__((vector_size(BYTES)));
 typedef float floats __attribute__((vector_size(BYTES)));
-
-struct matrix {
-    const slots *weight; /* (tiles, slots, 32) */
-    const slots *start;  /* (tiles, 32): where sums start: fp32, the bias; for int8 the int32 -128 * (sum of the row) */
-    const float *scale;  /* (tiles, 32) of int8; or NULL */
-    const float *bias;   /* (tiles, 32) of int8 */
-    long inputs, slots, outputs;
-};
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -144,7 +137,6 @@ static float read_int8(const float *x, long inputs, long n, uint32_t *slots) {
     return largest / 127 + broken;
 }
 
-/* (rows, inputs) x -> (rows, outputs) y, with so many threads. Gives 0, or -1 without the memory to read x. */
 static int product(
     sum_tile *sum, read_row *read, const struct matrix *m, float *y, const float *x, long rows, int threads
 ) {
@@ -167,8 +159,8 @@ static int product(
             for (long block = 0; block < blocks; block++) { /* a tile stays in the cache for all of them */
                 const long first = rows * block / blocks, end = rows * (block + 1) / blocks;
                 slots sums[ROWS * VECTORS];
-                sum(end - first, rows_read + first * m->slots, m->weight + tile * m->slots * VECTORS,
-                    m->start + tile * VECTORS, m->slots, sums);
+                sum(end - first, rows_read + first * m->slots, (const slots *)m->weight + tile * m->slots * VECTORS,
+                    (const slots *)m->start + tile * VECTORS, m->slots, sums);
                 for (long row = first; row < end; row++) {
                     const slots *found = sums + (row - first) * VECTORS;
                     float *to = y + row * m->outputs + output;

@@ -7,14 +7,13 @@ becomes the same to the last bit whatever is beside it.
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nano_gpt.runtime import compiled
+from nano_gpt.model.native.library import library
 
 Kind = Literal["fp32", "bf16", "int8"]
 
@@ -24,7 +23,7 @@ _TYPES: dict[Kind, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16
 
 
 class _Matrix(ctypes.Structure):
-    """As in linear.c."""
+    """As in native.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "start", "scale", "bias")),
@@ -38,15 +37,17 @@ def native_linear(weight: Tensor, bias: Tensor | None, kind: Kind) -> nn.Module 
     In bf16 inputs are rounded, too, and sums are kept in fp32. In int8 every output has its scale, and every row of
     inputs one of its own, found as it comes: the largest of it is 127.
     """
-    library = compiled.load(Path(__file__).with_name("linear.c"))
-    return None if library is None else _NativeLinear(getattr(library, f"linear_{kind}"), weight.float(), bias, kind)
+    native = library()
+    return None if native is None else NativeLinear(getattr(native, f"linear_{kind}"), weight.float(), bias, kind)
 
 
-class _NativeLinear(nn.Module):
+class NativeLinear(nn.Module):
+    """`product` and `matrix` are C's; block.py hands them on."""
+
     def __init__(self, product: Any, weight: Tensor, bias: Tensor | None, kind: Kind) -> None:
         super().__init__()
-        self._outputs, self._inputs = weight.shape
-        bias = _whole_tiles(torch.zeros(self._outputs) if bias is None else bias.float())
+        self.outputs, self.inputs = weight.shape
+        bias = _whole_tiles(torch.zeros(self.outputs) if bias is None else bias.float())
         scale = torch.empty(0)
         start = bias
         if kind == "int8":
@@ -57,15 +58,15 @@ class _NativeLinear(nn.Module):
         tiles = _tiles(weight.to(_TYPES[kind]))
         self._tensors = (tiles, start, scale, bias)  # what the matrix points to
         pointers = [tensor.data_ptr() or None for tensor in self._tensors]
-        self._matrix = ctypes.byref(_Matrix(*pointers, self._inputs, tiles.size(1), self._outputs))
-        self._product = product
-        self._product.argtypes = (ctypes.c_void_p,) * 3 + (ctypes.c_long, ctypes.c_int)
+        self.matrix = _Matrix(*pointers, self.inputs, tiles.size(1), self.outputs)
+        self.product = product
+        self.product.argtypes = (ctypes.c_void_p,) * 3 + (ctypes.c_long, ctypes.c_int)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.float().contiguous()
-        found = torch.empty(*x.shape[:-1], self._outputs)
-        rows = x.numel() // self._inputs
-        if self._product(self._matrix, found.data_ptr(), x.data_ptr(), rows, torch.get_num_threads()):
+        found = torch.empty(*x.shape[:-1], self.outputs)
+        rows = x.numel() // self.inputs
+        if self.product(ctypes.byref(self.matrix), found.data_ptr(), x.data_ptr(), rows, torch.get_num_threads()):
             raise MemoryError(f"no memory to multiply {rows} rows")
         return found
 
