@@ -16,6 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch  # noqa: F401 (whose OpenMP the library takes)
+
 from nano_gpt.runtime.logs import logger
 
 SWITCH = "NANO_GPT_COMPILE"
@@ -30,7 +32,7 @@ def load(folder: Path, flags: tuple[str, ...] = _FLAGS) -> ctypes.CDLL | None:
     """The library made of the C in `folder`, or None where there is none (Linux on x86-64 with AVX2, GCC or its like).
 
     Its threads are torch's: it is linked with no OpenMP of its own and takes the one that torch has loaded, as two of
-    them would fight for the cores. So torch has to be loaded before.
+    them would fight for the cores.
     """
     compiler = shutil.which(os.environ.get("CC") or "cc")
     linux = sys.platform == "linux" and platform.machine() == "x86_64"
