@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch  # noqa: F401 (whose OpenMP the library takes)
 
+from nano_gpt.runtime.files import sync_file
 from nano_gpt.runtime.logs import logger
 
 SWITCH = "NANO_GPT_COMPILE"
@@ -48,7 +49,7 @@ def load(folder: Path, flags: tuple[str, ...] = _FLAGS) -> ctypes.CDLL | None:
         if not library.exists():
             _compile(compiler, flags, folder, library)
         return ctypes.CDLL(str(library))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: there is no home
         told = getattr(error, "stderr", None) or str(error).encode()
         logger.warning(f"{folder.name} could not be compiled, slower ways are taken: {_first_line(told)}")
         logger.warning(f"  ({compiler}; {SWITCH}=0 keeps it from being tried)")
@@ -66,8 +67,10 @@ def _compile(compiler: str, flags: tuple[str, ...], folder: Path, library: Path)
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         _run(compiler, *flags, "-fopenmp", "-fPIC", "-c", *map(str, sorted(folder.glob("*.c"))), folder=scratch)
-        _run(compiler, "-shared", *map(str, Path(scratch).glob("*.o")), "-o", "linked.so", folder=scratch)
-        (Path(scratch) / "linked.so").replace(library)  # whole, whoever else is at it
+        linked = Path(scratch) / "linked.so"
+        _run(compiler, "-shared", *map(str, Path(scratch).glob("*.o")), "-o", str(linked))
+        sync_file(linked)
+        linked.replace(library)  # whole, whoever else is at it
 
 
 def _run(*command: str, folder: str | None = None) -> bytes:
