@@ -37,7 +37,7 @@ class KVCache:
         self.capacity = capacity
         self.longest = 0
         """The largest of `lengths`, known without asking the device."""
-        self._places = torch.arange(places, device=device)
+        self._all_places = torch.arange(places, device=device)
         self._starts = torch.arange(batch_size * config.n_head, device=device) * places  # of every head of every row
         self.native = native_attention(self.k, self.v)
         self.places: Tensor | None = None
@@ -55,7 +55,7 @@ class KVCache:
             assert tokens <= self.capacity, f"{tokens} tokens in a cache of {self.capacity}"
             self.longest = self._seen = tokens
             self.lengths += tokens
-            return self._places[:tokens], None
+            return self._all_places[:tokens], None
         assert tokens == 1, "after the prefill a cache takes one token at a time"
         self._seen = self.seen_next
         self.longest = min(self.longest + 1, self.capacity)
@@ -65,7 +65,7 @@ class KVCache:
         if self.native is not None:
             return positions, None
         self._written = (self._starts.view(len(positions), -1) + positions).flatten()  # (B * nh,)
-        hidden = self._places[: self._seen] > positions
+        hidden = self._all_places[: self._seen] > positions
         mask = torch.zeros(hidden.shape, dtype=self.k.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
         return positions, mask[:, None, None, :]
 
@@ -73,7 +73,7 @@ class KVCache:
     def seen_next(self) -> int:
         """Places that the next token looks at, S. On CUDA powers of two: each is recorded once (inference)."""
         filled = min(self.longest + 1, self.capacity)
-        places = len(self._places)
+        places = len(self._all_places)
         if self.lengths.device.type == "cuda":
             return min(max(2 * _STRIDE, 1 << (filled - 1).bit_length()), places)
         return -(-filled // _STRIDE) * _STRIDE

@@ -53,10 +53,10 @@ def pack(
     for name, module in model.h.named_modules():
         if isinstance(module, nn.Linear):
             packed.h.set_submodule(name, _packed(_merged(module), module.bias, dtype, quantize, device))
-    if head is None:
-        head = model.head_weight[: model.config.vocab_size]
     for layer, block in enumerate(packed.h):
         packed.h[layer] = native_block(block) or block
+    if head is None:
+        head = model.head_weight[: model.config.vocab_size]
     packed.lm_head = _packed(head, None, head.dtype, quantize, device)  # type: ignore[assignment]
     return packed.eval()
 
