@@ -220,3 +220,14 @@ def test_other_blocks_go_on_op_by_op(cpu: str, changes: dict[str, str]) -> None:
         found = packed.h[0](x, filled_cache(packed, [5, 9]), 0, None, rotary)
         expected = model.h[0](x, filled_cache(packed, [5, 9]), 0, None, rotary)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_of_bf16_stays_one(cpu: str, kind: Kind) -> None:
+    """Norms want what they read in their own type."""
+    model = GPT(GPTConfig(vocab_size=50, n_positions=32, n_embd=48, n_layer=2, n_head=3)).bfloat16().eval()
+    ids = torch.arange(20).unsqueeze(0)
+    with torch.inference_mode():
+        found, expected = pack(model, **WAYS[kind])(ids), model(ids)
+    assert found.dtype == torch.bfloat16
+    assert (found - expected).abs().mean() < 0.05 * expected.float().std()

@@ -164,12 +164,13 @@ static int product(
                 for (long row = first; row < end; row++) {
                     const slots *found = sums + (row - first) * VECTORS;
                     float *to = y + row * m->outputs + output;
-                    const float *scale = m->scale + output, *bias = m->bias + output;
-                    if (m->scale)
+                    if (m->scale) {
+                        const float *scale = m->scale + output, *bias = m->bias + output;
                         for (long o = 0; o < width; o++)
                             to[o] = (float)((const int32_t *)found)[o] * (scale[o] * scales[row]) + bias[o];
-                    else
+                    } else {
                         memcpy(to, found, width * sizeof(float));
+                    }
                 }
             }
         }

@@ -32,7 +32,9 @@ class _Matrix(ctypes.Structure):
 
 
 def native_linear(weight: Tensor, bias: Tensor | None, kind: Kind) -> nn.Module | None:
-    """(..., in) -> (..., out), fp32 on both sides, by `weight` (out, in) in 32, 16 or 8 bits; None without a compiler.
+    """(..., in) -> (..., out), in the type of the inputs, by `weight` (out, in) in 32, 16 or 8 bits.
+
+    None without a compiler.
 
     In bf16 inputs are rounded, too, and sums are kept in fp32. In int8 every output has its scale, and every row of
     inputs one of its own, found as it comes: the largest of it is 127.
@@ -64,12 +66,12 @@ class NativeLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         assert x.size(-1) == self.inputs
-        x = x.float().contiguous()
+        read = x.float().contiguous()
         found = torch.empty(*x.shape[:-1], self.outputs)
-        rows = x.numel() // self.inputs
-        if self.product(ctypes.byref(self.matrix), found.data_ptr(), x.data_ptr(), rows, torch.get_num_threads()):
+        rows = read.numel() // self.inputs
+        if self.product(ctypes.byref(self.matrix), found.data_ptr(), read.data_ptr(), rows, torch.get_num_threads()):
             raise MemoryError(f"no memory to multiply {rows} rows")
-        return found
+        return found.to(x.dtype)
 
 
 def _whole_tiles(outputs: Tensor) -> Tensor:
