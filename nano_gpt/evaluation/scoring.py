@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nano_gpt.model.gpt import GPT
+from nano_gpt.model.native.reading import NativeReader, native_reader
 from nano_gpt.model.packed import pack
 from nano_gpt.runtime.device import autocast
 from nano_gpt.runtime.distributed import all_reduce_sum, from_environment, is_distributed
@@ -40,6 +41,8 @@ def packed_for_scoring(model: GPT, dtype: torch.dtype) -> GPT:
     """
     if dtype == torch.float32:
         return pack(model)
+    if dtype == torch.bfloat16 and (reader := native_reader(model)) is not None:
+        return reader
     head = model.head_weight[: model.config.vocab_size]
     return pack(model, dtype, head=(head - head.mean(dim=0)).to(dtype))
 
@@ -59,6 +62,8 @@ def score_tokens(model: GPT, hidden: Tensor, targets: Tensor) -> TokenScores:
     The vocabulary is far wider than the model, so its logits are made for some positions at a time; and in the place of
     the logits, since cross_entropy's copies take half as long as the product in bf16.
     """
+    if isinstance(model, NativeReader):
+        return TokenScores(*model.token_scores(hidden, targets))
     pieces = zip(torch.split(hidden, HEAD_POSITIONS), torch.split(targets, HEAD_POSITIONS), strict=True)
     parts = [_score_piece(model.head(x).float(), y) for x, y in pieces]
     return TokenScores(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))

@@ -108,12 +108,6 @@ def lay_out(trees: Sequence[Tree]) -> TreeBatch:
     )
 
 
-def tree_mask(branches: Tensor) -> Tensor:
-    """(B, T) -> (B, 1, T, T), True where a token may look: the shared part and its own branch, up to itself."""
-    mine = branches[:, None, :, None] == branches[:, None, None, :]
-    return (mine | (branches == 0)[:, None, None, :]).tril()
-
-
 def batches(trees: Iterable[Tree], tokens: int) -> Iterator[list[Tree]]:
     """Trees, the longest first, in batches of at most so many tokens with what fills them up, or of one tree."""
     batch: list[Tree] = []

@@ -41,6 +41,12 @@ def document_mask(documents: Tensor) -> Tensor:
     return (documents[:, None, :, None] == documents[:, None, None, :]).tril()
 
 
+def branch_mask(branches: Tensor) -> Tensor:
+    """(B, T) -> (B, 1, T, T), True where a token may look: branch 0 and its own, up to itself."""
+    mine = branches[:, None, :, None] == branches[:, None, None, :]
+    return (mine | (branches == 0)[:, None, None, :]).tril()
+
+
 class _PlainAttention(torch.autograd.Function):
     """The same in batched products, for training on a CPU: a few blocks of queries, each on the keys that it may see.
 

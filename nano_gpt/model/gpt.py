@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nano_gpt.config.model import GPTConfig
 from nano_gpt.model.activation import ACTIVATIONS
-from nano_gpt.model.attention import causal_attention, document_mask
+from nano_gpt.model.attention import branch_mask, causal_attention, document_mask
 from nano_gpt.model.cache import KVCache
 from nano_gpt.model.loss import summed_cross_entropy
 from nano_gpt.model.rope import rotary_table, rotated
@@ -150,8 +150,7 @@ class GPT(nn.Module):
     ) -> Tensor:
         """(B, T) token ids -> (B, T, C), what the head reads. With a cache, `ids` follow what is already in it.
 
-        (B, T) `positions` other than 0, 1, ... and a `mask` of what each token may see (model/attention.py) let one row
-        hold several texts, or several continuations of one.
+        (B, T) `positions` may be other than 0, 1, ..., and a `mask` tells what each token may see (model/attention.py).
         """
         if cache is not None:
             assert positions is None and mask is None, "a cache knows the places of its tokens"
@@ -168,6 +167,13 @@ class GPT(nn.Module):
         for layer, block in enumerate(self.h):
             x = block(x, cache, layer, mask, rotary)
         return self.ln_f(x)  # type: ignore[no-any-return]
+
+    def read(self, ids: Tensor, positions: Tensor, branches: Tensor | None) -> Tensor:
+        """(B, T) ids and their places -> (B, T, C), where a row may hold several continuations of one text.
+
+        With (B, T) `branches` a token sees, up to itself, those of branch 0 and of its own.
+        """
+        return self.hidden(ids, positions=positions, mask=None if branches is None else branch_mask(branches))
 
     @property
     def head_weight(self) -> Tensor:
@@ -194,6 +200,10 @@ class GPT(nn.Module):
         x = self.hidden(ids, cache, mask=None if documents is None else document_mask(documents))
         if targets is None:
             return self.head(x)
+        return self.summed_loss(x.flatten(0, 1), targets.flatten())
+
+    def summed_loss(self, x: Tensor, targets: Tensor) -> Tensor:
+        """(R, C), what the head reads, and (R,) targets -> the cross-entropy, summed."""
         assert self.config.vocab_size is not None
-        logits = F.linear(x.flatten(0, 1), self.head_weight)  # (B, T, C) -> (B * T, V and padding)
-        return summed_cross_entropy(logits, targets.flatten(), self.config.vocab_size)
+        logits = F.linear(x, self.head_weight)  # (R, C) -> (R, V and padding)
+        return summed_cross_entropy(logits, targets, self.config.vocab_size)

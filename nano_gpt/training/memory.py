@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nano_gpt.config import RunConfig
 from nano_gpt.model.gpt import GPT
+from nano_gpt.model.native.training import train_natively
 from nano_gpt.model.outline import shapes_only
 from nano_gpt.runtime.device import autocast
 from nano_gpt.runtime.usage import memory_in_use
@@ -106,6 +107,7 @@ def _kept_for_backward(config: RunConfig, rows: int, device: torch.device, dtype
         model = GPT(config.model)
         choose_trained(model, config.training)
         weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+        train_natively(model)
         if config.training.gradient_checkpointing:
             recompute_blocks(model)
         ids = torch.zeros(rows, config.model.n_positions, dtype=torch.int64)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from nano_gpt.evaluation.sharing import Row, Tree, batches, grow, lay_out, tree_mask
+from nano_gpt.evaluation.sharing import Row, Tree, batches, grow, lay_out
+from nano_gpt.model.attention import branch_mask
 
 CAT = Row([1, 2, 3, 4, 9], 2)  # the cat | sat down
 DOG = Row([1, 2, 3, 5, 6, 9], 3)
@@ -23,7 +24,7 @@ def test_the_layout_of_two_rows() -> None:
 
 
 def test_a_token_sees_what_is_shared_and_its_own_branch() -> None:
-    (mask,) = tree_mask(torch.tensor([[0, 0, 1, 2, 2]]))
+    (mask,) = branch_mask(torch.tensor([[0, 0, 1, 2, 2]]))
     assert mask[0].int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from nano_gpt.runtime import compiled
 
+_FOLDER = Path(__file__).parent  # once: a training step asks some hundred times
+
 
 def library() -> ctypes.CDLL | None:
-    return compiled.load(Path(__file__).parent)
+    return compiled.load(_FOLDER)

@@ -1,0 +1,94 @@
+"""A copy of GPT-2 that scores texts in bf16 on a CPU, with the C of training's forward pass (products.c, causal.c).
+
+    reader = native_reader(model)      # or None
+    hidden = reader.read(ids, positions, branches)
+    log_probabilities, likeliest = reader.token_scores(hidden, targets)
+
+Many tokens at once are bound by the speed of products, where a new token waits for memory (block.py): weights stay in
+fp32 as they are. Where rows are filled up nothing is read, and no logits are written.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from nano_gpt.model.cache import KVCache
+from nano_gpt.model.gpt import GPT, Block
+from nano_gpt.model.native import kernels
+from nano_gpt.model.native.training import is_gpt2
+
+
+class NativeReader(GPT):
+    """Shares the weights of the model that it is a copy of, but for the head."""
+
+    scoring_head: Tensor
+
+    def hidden(
+        self,
+        ids: Tensor,
+        cache: KVCache | None = None,
+        *,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        assert cache is None and mask is None, "it reads texts, and knows what tokens see by their branches"
+        return self.read(ids, torch.arange(ids.size(1)) if positions is None else positions, None)
+
+    def read(self, ids: Tensor, positions: Tensor, branches: Tensor | None) -> Tensor:
+        (B, T), C = ids.shape, self.config.n_embd
+        embedded = (self.wte(ids) + self.wpe(positions)).view(-1, C)
+        rows = (
+            -(-(len(embedded) + kernels.SIDE - 1) // kernels.SIDE) * kernels.SIDE
+        )  # as many as attention reads, and a whole number
+        x = torch.zeros(rows, C)
+        x[: len(embedded)] = embedded
+        branches = None if branches is None else branches.to(torch.int32)
+        for block in self.h:
+            assert isinstance(block, Block)
+            x = self._block(block, x, B, T, branches)
+        return self.ln_f(x[: len(embedded)]).view(B, T, C)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _block(block: Block, x: Tensor, windows: int, length: int, branches: Tensor | None) -> Tensor:
+        """(R, C) -> (R, C)"""
+        attn, mlp, ln_1, ln_2 = block.attn, block.mlp, block.ln_1, block.ln_2
+        assert isinstance(ln_1, nn.LayerNorm) and isinstance(ln_2, nn.LayerNorm)
+        read, _ = kernels.norm(x, ln_1.weight, ln_1.bias, ln_1.eps)
+        qkv = kernels.linear(read, attn.c_attn.weight, attn.c_attn.bias)
+        attended = kernels.attend_branches(qkv, windows, length, attn.n_head, branches)
+        x = kernels.linear_add(x, attended, attn.c_proj.weight, attn.c_proj.bias)
+        read, _ = kernels.norm(x, ln_2.weight, ln_2.bias, ln_2.eps)
+        activated = kernels.gelu_of_linear(read, mlp.c_fc.weight, mlp.c_fc.bias)
+        return kernels.linear_add(x, activated, mlp.c_proj.weight, mlp.c_proj.bias)
+
+    def token_scores(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C) of the last norm and the (N,) ids that follow -> (N,) log-probabilities in nats, and (N,) whether no
+        other token is likelier."""
+        missing = -len(hidden) % kernels.SIDE
+        rows = nn.functional.pad(hidden.bfloat16(), (0, 0, 0, missing))
+        wanted = nn.functional.pad(targets, (0, missing))
+        assert self.config.vocab_size is not None
+        found = kernels.token_scores(rows, self.scoring_head, wanted, self.config.vocab_size)
+        return found[0][: len(hidden)], found[1][: len(hidden)]
+
+
+@torch.no_grad()
+def native_reader(model: GPT) -> NativeReader | None:
+    """None where C cannot be had, or for what is not GPT-2.
+
+    The mean row is taken out of the head: GPT-2's logits lie around -100, where steps of bf16 are large, and softmax
+    does not see what they have in common.
+    """
+    blocks = [block for block in model.h if isinstance(block, Block) and is_gpt2(block)]
+    on_cpu = model.wte.weight.device.type == "cpu" and model.wte.weight.dtype == torch.float32
+    if not (kernels.can_train() and on_cpu and len(blocks) == len(model.h) and model.config.positions == "learned"):
+        return None
+    reader = copy.copy(model)
+    reader.__class__ = NativeReader
+    assert isinstance(reader, NativeReader)
+    head = model.head_weight
+    reader.scoring_head = head - head[: model.config.vocab_size].mean(dim=0)
+    return reader
