@@ -58,7 +58,8 @@ static float write_exponentials(
 
 /* y = x * factor; width: a whole number of 16. */
 INLINE void scaled(uint16_t *y, const float *x, float factor, long width) {
-    for (long i = 0; i < width; i += 16) write_bf16(y + i, _mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_set1_ps(factor)));
+    const __m512 by = _mm512_set1_ps(factor);
+    for (long i = 0; i < width; i += 16) write_bf16(y + i, _mm512_mul_ps(_mm512_loadu_ps(x + i), by));
 }
 
 static float dot(const uint16_t *a, const uint16_t *b, long n) {
@@ -124,8 +125,8 @@ static struct scratch scratch_in(char *room, long T, long hs) {
 
 /* Two rows of scores and of the chances' gradients -> chances and the gradient of the scores, by twos and by rows. */
 static void score_gradients(
-    const struct scratch *s, long T, long r, long block_row, long tile_rows, long seen, float scale, const float *log_sums,
-    const float *deltas, long first
+    const struct scratch *s, long T, long r, long block_row, long tile_rows, long seen, float scale,
+    const float *log_sums, const float *deltas, long first
 ) {
     const float *even = s->scores + r * T, *odd = even + T;
     const float *grad_even = s->grad_chances + r * T, *grad_odd = grad_even + T;
@@ -175,10 +176,9 @@ static void window_gradients(
         for (long first = block; first < all; first += SIDE) {
             const long seen = first + SIDE;
             for (long key = 0; key < seen; key += SIDE) {
-                multiply(s->scores + key, T, q + first * row, row, s->keys_transposed + key * hs, hs * 16, hs / SIDE, 0);
-                multiply(
-                    s->grad_chances + key, T, grad_y + first * C, C, s->values_transposed + key * hs, hs * 16, hs / SIDE, 0
-                );
+                const uint16_t *keys = s->keys_transposed + key * hs, *values = s->values_transposed + key * hs;
+                multiply(s->scores + key, T, q + first * row, row, keys, hs * 16, hs / SIDE, 0);
+                multiply(s->grad_chances + key, T, grad_y + first * C, C, values, hs * 16, hs / SIDE, 0);
             }
             for (long r = 0; r < SIDE; r += 2) {
                 const uint16_t *of_row = grad_y + (first + r) * C, *y_row = y + (first + r) * C;
@@ -260,7 +260,9 @@ int causal_backward(
             const long window = n / heads, head = n % heads * hs, at = window * T * C + head;
             const long at_q = window * T * 3 * C + head;
             if (room)
-                window_gradients(multiply, &scratch, grad_qkv + at_q, qkv + at_q, y + at, grad_y + at, log_sums + n * T, T, hs, C);
+                window_gradients(
+                    multiply, &scratch, grad_qkv + at_q, qkv + at_q, y + at, grad_y + at, log_sums + n * T, T, hs, C
+                );
             else
                 failed = -1;
         }

@@ -135,7 +135,8 @@ static void end_logits(const struct score *s, const float *logits, long row, lon
     struct part *part = s->parts + row * groups + column / s->wide;
     const __m512 least = _mm512_set1_ps(-INFINITY);
     __m512 most = least, total = _mm512_setzero_ps();
-    for (long c = 0; c < n; c += 16) most = _mm512_max_ps(most, _mm512_mask_loadu_ps(least, first_of(n - c), logits + c));
+    for (long c = 0; c < n; c += 16)
+        most = _mm512_max_ps(most, _mm512_mask_loadu_ps(least, first_of(n - c), logits + c));
     part->most = _mm512_reduce_max_ps(most);
     for (long c = 0; c < n; c += 16) {
         const __m512 away = _mm512_sub_ps(_mm512_loadu_ps(logits + c), _mm512_set1_ps(part->most));
@@ -268,7 +269,8 @@ int token_scores(
     float *log_chances, uint8_t *likeliest, const uint16_t *x, const float *w, const int64_t *targets, long vocabulary,
     long rows, long outputs, long inputs, int threads
 ) {
-    const long wide = columns_at_a_time(inputs > DEPTH ? PART : inputs, outputs, threads), groups = (outputs + wide - 1) / wide;
+    const long wide = columns_at_a_time(inputs > DEPTH ? PART : inputs, outputs, threads);
+    const long groups = (outputs + wide - 1) / wide;
     struct score score = {.targets = targets, .vocabulary = vocabulary, .wide = wide};
     score.parts = malloc(sizeof(struct part) * rows * groups);
     score.of_target = log_chances;

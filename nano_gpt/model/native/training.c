@@ -65,7 +65,8 @@ int norm_backward(
 #pragma omp parallel num_threads(threads)
     {
         const struct share share = share_of(rows);
-        float *to_weight = parts + 3 * width * omp_get_thread_num(), *to_bias = to_weight + width, *to_sums = to_bias + width;
+        float *to_weight = parts + 3 * width * omp_get_thread_num();
+        float *to_bias = to_weight + width, *to_sums = to_bias + width;
         for (long r = share.first; r < share.end; r++) {
             const long at = r * width;
             const float *row_moments = moments + 2 * r;
