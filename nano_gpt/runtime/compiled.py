@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch  # noqa: F401 (whose OpenMP the library takes)
@@ -66,7 +67,12 @@ def _compile(compiler: str, flags: tuple[str, ...], folder: Path, library: Path)
     """In two steps: one that compiles and links would put OpenMP's library in."""
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
-        _run(compiler, *flags, "-fopenmp", "-fPIC", "-c", *map(str, sorted(folder.glob("*.c"))), folder=scratch)
+
+        def compile_one(source: Path) -> None:
+            _run(compiler, *flags, "-fopenmp", "-fPIC", "-c", str(source), folder=scratch)
+
+        with ThreadPoolExecutor() as compilers:  # seconds, unless all cores are at it
+            list(compilers.map(compile_one, sorted(folder.glob("*.c"))))
         linked = Path(scratch) / "linked.so"
         _run(compiler, "-shared", *map(str, Path(scratch).glob("*.o")), "-o", str(linked))
         sync_file(linked)

@@ -22,7 +22,7 @@ def is_split(tensor: Tensor) -> TypeGuard[DTensor]:
 def local(tensor: Tensor) -> Tensor:
     """This rank's part of it, in the same memory: what is written there changes the whole. Autograd does not follow."""
     if is_split(tensor):
-        return tensor.detach().to_local()
+        tensor = tensor.to_local()
     return tensor.detach() if tensor.requires_grad else tensor
 
 
