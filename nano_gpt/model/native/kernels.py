@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -42,12 +43,21 @@ _KNOWN = {Tensor, nn.Parameter, int, float, bool, type(None)}
 
 def _call(name: str, *arguments: Tensor | float | None) -> None:
     if not _KNOWN.issuperset(map(type, arguments)):
-        return  # fake tensors, which have shapes only: training/memory.py asks what a step would keep
+        _check_that_fake(arguments)
+        return
     native = library()
     assert native is not None
     values = [_value(argument) for argument in arguments]
     if _functions(native)[name](*values, torch.get_num_threads()):
         raise MemoryError(f"no memory for {name}")
+
+
+def _check_that_fake(arguments: Sequence[object]) -> None:
+    """They have shapes and no memory: training/memory.py asks what a step would keep."""
+    from torch._subclasses.fake_tensor import FakeTensor  # loaded by who asks
+
+    strange = {type(argument) for argument in arguments} - _KNOWN - {FakeTensor}
+    assert not strange, f"C knows no {strange}"
 
 
 def _value(argument: Tensor | float | None) -> float | None:

@@ -3,7 +3,7 @@
 #include <omp.h>
 
 struct adamw {
-    float learning_rate, beta1, beta2, epsilon, weight_decay;
+    double learning_rate, beta1, beta2, epsilon, weight_decay;
 };
 
 /* Sum of squares. In every thread, in the order of its numbers; in fp64 beyond some thousand of them. */
@@ -42,14 +42,14 @@ void adamw_step(
         for (long n = 0; n < count; n++) {
             float *restrict weight = weights[n], *restrict mean = means[n], *restrict square = squares[n];
             const float *restrict grad = grads[n];
-            const float beta1 = a->beta1, beta2 = a->beta2, epsilon = a->epsilon;
+            const float new1 = 1 - a->beta1, new2 = 1 - a->beta2, epsilon = a->epsilon;
             const long first = sizes[n] * thread / of, end = sizes[n] * (thread + 1) / of;
-            const float size = a->learning_rate / (float)(1 - pow(beta1, steps[n]));
-            const float root = 1 / (float)sqrt(1 - pow(beta2, steps[n])), kept = 1 - a->learning_rate * a->weight_decay;
+            const float size = a->learning_rate / (1 - pow(a->beta1, steps[n]));
+            const float root = 1 / sqrt(1 - pow(a->beta2, steps[n])), kept = 1 - a->learning_rate * a->weight_decay;
 #pragma omp simd
             for (long i = first; i < end; i++) {
-                mean[i] += (1 - beta1) * (grad[i] - mean[i]);
-                square[i] += (1 - beta2) * (grad[i] * grad[i] - square[i]);
+                mean[i] += new1 * (grad[i] - mean[i]);
+                square[i] += new2 * (grad[i] * grad[i] - square[i]);
                 weight[i] = weight[i] * kept - size * mean[i] / (sqrtf(square[i]) * root + epsilon);
             }
         }

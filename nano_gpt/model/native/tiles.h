@@ -57,7 +57,8 @@ INLINE __m512i by_twos(__m256i even, __m256i odd) {
     return _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
 }
 
-/* e^x to about 1e-6 of it: 2^whole * e^f, by the series of Taylor, |f| <= ln(2) / 2. */
+/* e^x to about 1e-6 of it: 2^whole * e^f, by the series of Taylor, |f| <= ln(2) / 2. 0 for -infinity, where f is no
+ * number: scalef gives 0 for one times 2^-infinity. NaN stays NaN. */
 INLINE __m512 exponential16(__m512 x) {
     const __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
     const __m512 whole = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
