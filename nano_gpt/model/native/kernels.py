@@ -26,8 +26,7 @@ _TYPES = {"p": ctypes.c_void_p, "f": ctypes.c_float, "l": ctypes.c_long, "i": ct
 _ARGUMENTS = {  # pointers, numbers, and the number of threads
     "norm_forward": "ppppp" + "fll" + "i",
     "norm_backward": "pppppppppp" + "ll" + "i",
-    "round_and_sum": "ppp" + "ll" + "i",
-    "sum_rows": "pp" + "ll" + "i",
+    "sum_rows": "pppp" + "ll" + "i",
     "linear_forward": "ppppp" + "lll" + "i",
     "linear_forward_add": "ppppp" + "lll" + "i",
     "linear_backward": "ppp" + "lll" + "i",
@@ -110,13 +109,13 @@ def norm_backward(
 def round_and_sum(into: Into, x: Tensor) -> Tensor:
     """(R, C) -> the same in bf16. Into: (C,) the sum over all rows."""
     y = torch.empty_like(x, dtype=torch.bfloat16)
-    _call("round_and_sum", y, into, x, *x.shape)
+    _call("sum_rows", into, y, x, None, *x.shape)
     return y
 
 
 def sum_rows(into: Into, x: Tensor) -> None:
     """Into: (C,) the sum over all rows of (R, C) in bf16."""
-    _call("sum_rows", into, x, *x.shape)
+    _call("sum_rows", into, None, None, x, *x.shape)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -98,8 +98,10 @@ int norm_backward(
     return 0;
 }
 
-/* y = x, rounded; and the sums over all rows. */
-int round_and_sum(uint16_t *y, float *sums, const float *x, long rows, long width, int threads) {
+/* The sums over all rows of x, which is fp32, or else of x_rounded, which is bf16; x, rounded, if there is a place. */
+int sum_rows(
+    float *sums, uint16_t *rounded, const float *x, const uint16_t *x_rounded, long rows, long width, int threads
+) {
     float *parts = parts_of_sums(width, threads);
     if (!parts) return -1;
 #pragma omp parallel num_threads(threads)
@@ -108,26 +110,11 @@ int round_and_sum(uint16_t *y, float *sums, const float *x, long rows, long widt
         float *part = parts + width * omp_get_thread_num();
         for (long r = share.first; r < share.end; r++)
             for (long i = 0; i < width; i += 16) {
-                const __m512 of_x = _mm512_loadu_ps(x + r * width + i);
-                write_bf16(y + r * width + i, of_x);
+                const long at = r * width + i;
+                const __m512 of_x = x ? _mm512_loadu_ps(x + at) : read_bf16(x_rounded + at);
+                if (rounded) write_bf16(rounded + at, of_x);
                 add_to(part + i, of_x);
             }
-    }
-    add_parts(sums, parts, width, width, threads);
-    free(parts);
-    return 0;
-}
-
-/* Sums over all rows of x. */
-int sum_rows(float *sums, const uint16_t *x, long rows, long width, int threads) {
-    float *parts = parts_of_sums(width, threads);
-    if (!parts) return -1;
-#pragma omp parallel num_threads(threads)
-    {
-        const struct share share = share_of(rows);
-        float *part = parts + width * omp_get_thread_num();
-        for (long r = share.first; r < share.end; r++)
-            for (long i = 0; i < width; i += 16) add_to(part + i, read_bf16(x + r * width + i));
     }
     add_parts(sums, parts, width, width, threads);
     free(parts);

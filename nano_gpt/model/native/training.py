@@ -35,18 +35,12 @@ def train_natively(model: GPT) -> None:
 class TrainingGPT(GPT):
     """Its head and its loss."""
 
-    def forward(
-        self,
-        ids: Tensor,
-        targets: Tensor | None = None,
-        cache: KVCache | None = None,
-        documents: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, ids: Tensor, targets: Tensor | None = None, *rest: Any, **named: Any) -> Tensor:
         # The head's gradient comes first and is whole: that of a few rows is added to it. Else autograd would make a
         # second whole one for them: 5% of a step of GPT-2 124M on 512 tokens.
         self.wte.sparse = targets is not None and self.config.tied and ids.device.type == "cpu"
         try:
-            return super().forward(ids, targets, cache, documents)
+            return super().forward(ids, targets, *rest, **named)
         finally:
             self.wte.sparse = False
 
