@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from nano_gpt.model.native.library import library
 from nano_gpt.runtime import compiled
@@ -48,3 +49,12 @@ def multiplied(request: pytest.FixtureRequest) -> Iterator[None]:
         elif library() is None:
             pytest.skip("nothing can be compiled here")
         yield
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fewer of them than there is work for, and more than there are cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)

@@ -15,16 +15,11 @@ from nano_gpt.model.gpt import GPT
 from nano_gpt.model.native import kernels
 from nano_gpt.model.native.reading import NativeReader, native_reader
 
-pytestmark = pytest.mark.skipif(not kernels.can_train(), reason="no compiler, or a CPU that does not multiply in bf16")
+pytestmark = [
+    pytest.mark.skipif(not kernels.can_train(), reason="no compiler, or a CPU that does not multiply in bf16"),
+    pytest.mark.usefixtures("threads"),
+]
 SHAPE = {"vocab_size": 100, "n_positions": 128, "n_embd": 64, "n_layer": 2, "n_head": 2}
-
-
-@pytest.fixture(params=[1, 3], autouse=True)
-def threads(request: pytest.FixtureRequest) -> object:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
 
 
 def made(**options: object) -> GPT:

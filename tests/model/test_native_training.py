@@ -50,11 +50,9 @@ def close(found: Tensor, expected: Tensor, bound: float = BF16) -> bool:
     return bool((found.double() - expected).abs().max() <= bound * expected.abs().max())
 
 
-@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(32, 32, 32), (96, 64, 160), (544, 1600, 96), (64, 4128, 32)])
-def test_products(threads: int, rows: int, inputs: int, outputs: int) -> None:
+def test_products(threads: None, rows: int, inputs: int, outputs: int) -> None:
     """Fewer blocks than threads, rows beside a whole chunk, inputs beside a group, a depth in parts."""
-    torch.set_num_threads(threads)
     x, weight, bias = rounded(rows, inputs), drawn(outputs, inputs, seed=1), drawn(outputs, seed=2)
     grad, residual = rounded(rows, outputs, seed=3), drawn(rows, outputs, seed=4)
     multiplied = weight.bfloat16().double()
@@ -89,10 +87,8 @@ def test_gradient_of_gelu_at_the_end_of_a_product() -> None:
     assert close(sums[there], exact.grad.sum(dim=0)[there], 1e-4)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("bias", [True, False])
-def test_layer_norm(threads: int, bias: bool) -> None:
-    torch.set_num_threads(threads)
+def test_layer_norm(threads: None, bias: bool) -> None:
     x, passed, grad_y = drawn(64, 96) * 3 + 1, drawn(64, 96, seed=1), rounded(64, 96, seed=2)
     weight, shift = drawn(96, seed=3) + 1, drawn(96, seed=4) if bias else None
     y, moments = kernels.norm(x, weight, shift, 1e-5)
@@ -118,11 +114,9 @@ def test_sums_over_rows() -> None:
     assert close(sums, x.bfloat16().double().sum(dim=0), 1e-5)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(("windows", "length", "n_head", "size"), [(1, 32, 1, 32), (2, 96, 3, 64), (3, 160, 2, 96)])
-def test_attention(threads: int, windows: int, length: int, n_head: int, size: int) -> None:
+def test_attention(threads: None, windows: int, length: int, n_head: int, size: int) -> None:
     """Lengths that are no whole number of the gradient's blocks; scores so large that exponentials vanish."""
-    torch.set_num_threads(threads)
     width = n_head * size
     qkv, grad = rounded(windows * length, 3 * width) * 4, rounded(windows * length, width, seed=1)
     y, log_sums = kernels.attend(qkv, length, n_head)

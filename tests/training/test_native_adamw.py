@@ -14,15 +14,10 @@ from nano_gpt.training.optim import step_unless
 SHAPES = ((300, 41), (5,), (1, 1), (64, 129))
 SETTINGS = {"lr": 1e-2, "betas": (0.9, 0.999), "eps": 1e-8}
 
-pytestmark = pytest.mark.skipif(library() is None, reason="nothing can be compiled here")
-
-
-@pytest.fixture(params=[1, 3], autouse=True)
-def threads(request: pytest.FixtureRequest) -> object:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [
+    pytest.mark.skipif(library() is None, reason="nothing can be compiled here"),
+    pytest.mark.usefixtures("threads"),
+]
 
 
 def parameters(dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
