@@ -23,6 +23,7 @@ from nano_gpt.training.freezing import choose_trained
 from nano_gpt.training.strategies import recompute_blocks
 
 _FP32 = 4  # bytes
+_NOTHING = 50_000  # of them: places of tokens, which autograd keeps as well
 _CUDA_CONTEXT = 600_000_000  # what the driver and the libraries take on an H100; measured 0.5 to 0.7 GB
 
 
@@ -60,11 +61,12 @@ def step_memory(config: RunConfig, device: torch.device, dtype: torch.dtype, sha
     N = model.num_parameters()
     trained, moments = trained_parameters(config)
     one, two = (_kept_for_backward(config, rows, device, dtype) for rows in (1, 2))
+    lower = 2 * one - two  # autocast keeps weights that it has cast, and where they are not cast nothing is left
     fixed = {
         "weights": _FP32 * N // shards,
         "gradients": _FP32 * trained // shards,
         "optimizer": _FP32 * moments // shards,
-        "weights in lower precision": 2 * one - two,
+        "weights in lower precision": lower if lower > _NOTHING else 0,
         "average of the weights": _FP32 * N // shards if training.ema_decay is not None else 0,
         "program": _CUDA_CONTEXT if device.type == "cuda" else memory_in_use(device),
     }
@@ -107,7 +109,8 @@ def _kept_for_backward(config: RunConfig, rows: int, device: torch.device, dtype
         model = GPT(config.model)
         choose_trained(model, config.training)
         weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-        train_natively(model)
+        if not config.training.compile:  # as in strategies.make_strategy
+            train_natively(model)
         if config.training.gradient_checkpointing:
             recompute_blocks(model)
         ids = torch.zeros(rows, config.model.n_positions, dtype=torch.int64)
