@@ -241,6 +241,15 @@ def test_embeddings_get_whole_gradients_over_micro_batches(tied: bool) -> None:
     assert model.wte.weight.grad is not None and not model.wte.weight.grad.is_sparse
 
 
+def test_a_block_gives_no_view() -> None:
+    """FSDP warns of one: an operation in place on it would undo what it hooks to it."""
+    model = made()
+    train_natively(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = model.h[0](torch.zeros(2, 32, 128), None, 0)
+    assert y.shape == (2, 32, 128) and y.requires_grad and not y._is_view()
+
+
 def test_tensors_of_another_kind_are_refused() -> None:
     class Strange(torch.Tensor):
         pass

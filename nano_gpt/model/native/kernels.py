@@ -143,7 +143,7 @@ def gelu_of_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def linear_add(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The same, added to a residual (R, out) in fp32."""
+    """The same, added to a residual in fp32, (R, out) or with R in two dimensions, as which it comes back."""
     _check(x, weight)
     y = torch.empty_like(residual)
     _call("linear_forward_add", y, residual, x, weight, bias, len(x), *weight.shape)

@@ -141,12 +141,12 @@ class _BlockFunction(torch.autograd.Function):
         middle = kernels.linear_add(x, attended, *attn_proj)
         read_2, moments_2 = kernels.norm(middle, *ln_2, epsilon)
         inner, activated = kernels.linear_gelu(read_2, *fc)
-        y = kernels.linear_add(middle, activated, *mlp_proj)
+        y = kernels.linear_add(middle.view(shape), activated, *mlp_proj)  # no view itself, of which FSDP warns
 
         saved = (x, read_1, moments_1, qkv, attended, log_sums, middle, read_2, moments_2, inner)
         ctx.save_for_backward(*saved, *parameters)
         ctx.n_head = n_head
-        return y.view(shape)
+        return y
 
     @staticmethod
     @once_differentiable
