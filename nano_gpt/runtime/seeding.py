@@ -19,11 +19,3 @@ def derive_seed(seed: int, *keys: str | int) -> int:
 
 def generator(seed: int, *keys: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     return torch.Generator(device).manual_seed(derive_seed(seed, *keys))
-
-
-def seed_default_generator(device: torch.device, seed: int) -> None:
-    """What is drawn on this device without a generator, as dropout does it, begins here."""
-    if device.type == "cpu":
-        torch.default_generator.manual_seed(seed)  # without a look at all other devices, which takes 0.3 ms
-    else:
-        torch.manual_seed(seed)

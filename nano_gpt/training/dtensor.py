@@ -19,11 +19,10 @@ def is_split(tensor: Tensor) -> TypeGuard[DTensor]:
     return hasattr(tensor, "full_tensor")
 
 
+@torch.no_grad()
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of it, in the same memory: what is written there changes the whole. Autograd does not follow."""
-    if is_split(tensor):
-        tensor = tensor.to_local()
-    return tensor.detach() if tensor.requires_grad else tensor
+    """This rank's part of it, in the same memory: what is written there changes the whole."""
+    return tensor.to_local() if is_split(tensor) else tensor.detach()
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from nano_gpt.data.loader import Batch
 from nano_gpt.errors import NanoGPTError
 from nano_gpt.runtime.device import autocast, send
 from nano_gpt.runtime.distributed import Ranks, all_reduce_sum
-from nano_gpt.runtime.seeding import derive_seed, seed_default_generator
+from nano_gpt.runtime.seeding import derive_seed
 from nano_gpt.training.guard import StepGuard
 from nano_gpt.training.optim import set_learning_rate, step_unless
 from nano_gpt.training.scaling import LossScale, NoScale
@@ -72,7 +72,7 @@ class TrainStep:
         whatever the split. Dropout draws from a seed of (run, step, rank): nothing random has to be saved. Raises
         OutOfMemory where the device's memory is too small.
         """
-        seed_default_generator(self.device, derive_seed(self.seed, "dropout", step, self.ranks.rank))
+        torch.manual_seed(derive_seed(self.seed, "dropout", step, self.ranks.rank))
         moving = False
         try:
             loss = self._accumulate(batches, num_targets)

@@ -224,23 +224,6 @@ def test_only_what_is_trained_gets_a_gradient() -> None:
     assert all(torch.equal(found[name], whole[name]) for name in found)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_embeddings_get_whole_gradients_over_micro_batches(tied: bool) -> None:
-    """Those of a tied one are made of a few rows and the head's; in fp32, where nothing else differs."""
-    plain, model = made(tied=tied), made(tied=tied)
-    train_natively(model)
-    for each in (plain, model):
-        for seed in (1, 2):
-            ids = torch.randint(100, (2, 33), generator=torch.Generator().manual_seed(seed))
-            each(ids[:, :-1], ids[:, 1:]).backward()
-    for (name, expected), found in zip(plain.named_parameters(), model.parameters(), strict=True):
-        assert expected.grad is not None and found.grad is not None and not found.grad.is_sparse
-        assert torch.allclose(found.grad, expected.grad, rtol=1e-5, atol=1e-4), name
-    model.zero_grad()
-    model.hidden(ids[:, :-1]).sum().backward()  # no head, no gradient that it is added to
-    assert model.wte.weight.grad is not None and not model.wte.weight.grad.is_sparse
-
-
 def test_a_block_gives_no_view() -> None:
     """FSDP warns of one: an operation in place on it would undo what it hooks to it."""
     model = made()

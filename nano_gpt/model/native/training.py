@@ -35,15 +35,6 @@ def train_natively(model: GPT) -> None:
 class TrainingGPT(GPT):
     """Its head and its loss."""
 
-    def forward(self, ids: Tensor, targets: Tensor | None = None, *rest: Any, **named: Any) -> Tensor:
-        # The head's gradient comes first and is whole: that of a few rows is added to it. Else autograd would make a
-        # second whole one for them: 5% of a step of GPT-2 124M on 512 tokens.
-        self.wte.sparse = targets is not None and self.config.tied and ids.device.type == "cpu"
-        try:
-            return super().forward(ids, targets, *rest, **named)
-        finally:
-            self.wte.sparse = False
-
     def summed_loss(self, x: Tensor, targets: Tensor) -> Tensor:
         whole = len(x) % kernels.SIDE == x.size(1) % kernels.SIDE == 0
         if not (whole and _applies(x) and self.head_weight.dtype == torch.float32):
