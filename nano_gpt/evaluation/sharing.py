@@ -74,6 +74,8 @@ class TreeBatch:
     """(B, T): places in the text."""
     branches: Tensor | None
     """(B, T): 0 for what all rows of a tree share, then 1, 2, ...; None where no tree has two rows."""
+    lengths: Tensor
+    """(B,): tokens of a tree; the rest of its row is what fills it up."""
     predicting: Tensor
     """(N,) places in the flattened batch whose next token is scored, row after row."""
     targets: Tensor
@@ -103,6 +105,7 @@ def lay_out(trees: Sequence[Tree]) -> TreeBatch:
         torch.tensor(ids),
         torch.tensor(positions),
         torch.tensor(branches) if branching else None,
+        torch.tensor([tree.length for tree in trees]),
         torch.tensor(predicting),
         torch.tensor(targets),
     )

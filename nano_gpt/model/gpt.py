@@ -168,10 +168,13 @@ class GPT(nn.Module):
             x = block(x, cache, layer, mask, rotary)
         return self.ln_f(x)  # type: ignore[no-any-return]
 
-    def read(self, ids: Tensor, positions: Tensor, branches: Tensor | None) -> Tensor:
+    def read(
+        self, ids: Tensor, positions: Tensor, branches: Tensor | None = None, lengths: Tensor | None = None
+    ) -> Tensor:
         """(B, T) ids and their places -> (B, T, C), where a row may hold several continuations of one text.
 
-        With (B, T) `branches` a token sees, up to itself, those of branch 0 and of its own.
+        With (B, T) `branches` a token sees, up to itself, those of branch 0 and of its own. With (B,) `lengths` nobody
+        asks for what is behind so many tokens of a row.
         """
         return self.hidden(ids, positions=positions, mask=None if branches is None else branch_mask(branches))
 

@@ -18,6 +18,7 @@ def test_the_layout_of_two_rows() -> None:
     assert batch.ids.tolist() == [[1, 2, 3, 4, 5, 6], [8, 0, 0, 0, 0, 0]]
     assert batch.positions.tolist() == [[0, 1, 2, 3, 3, 4], [0] * 6]
     assert batch.branches is not None and batch.branches.tolist() == [[0, 0, 0, 1, 2, 2], [0] * 6]
+    assert batch.lengths.tolist() == [6, 1]
     # The first scored token of either row is predicted by what they share.
     assert batch.predicting.tolist() == [2, 3, 2, 4, 5, 6]
     assert batch.targets.tolist() == [4, 9, 5, 6, 9, 9]

@@ -69,6 +69,21 @@ def test_branches_see_the_trunk_and_themselves() -> None:
     assert torch.equal(found[0, 27:], again[0, 27:]) and torch.equal(found[1], again[1])
 
 
+def test_what_fills_up_a_batch_is_left_out() -> None:
+    model = made()
+    lengths = torch.tensor([45, 1, 32, 20])
+    ids = torch.randint(100, (4, 45))
+    branches = torch.arange(45).ge(10).int().repeat(4, 1)  # a trunk of ten tokens and one branch
+    with torch.inference_mode():
+        found = reader_of(model).read(ids, torch.arange(45), branches, lengths)
+        texts = [row[:length].unsqueeze(0) for row, length in zip(ids, lengths, strict=True)]
+        alone = [reader_of(model).read(text, torch.arange(text.size(1))) for text in texts]
+    expected = exact(model, ids, torch.arange(45), None)
+    for row, text, reference, length in zip(found, alone, expected, lengths, strict=True):
+        assert torch.equal(row[:length], text[0])
+        assert (row - reference)[:length].abs().max() < 0.03 * reference.abs().max()
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("count", [1, 32, 77])
 def test_what_it_thinks_of_tokens(count: int, tied: bool) -> None:

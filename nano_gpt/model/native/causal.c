@@ -211,12 +211,13 @@ static void window_gradients(
 
 /* ---- All heads of all windows */
 
-/* (windows, T, 3 * heads * hs) queries, keys and values -> (windows, T, heads * hs) y; and, if there is a place,
- * (windows, heads, T) log_sums. (windows, T) branches or NULL. hs: a whole number of 32; where T is none, 31 more rows of
- * finite numbers are read behind the last window. Gives 0, or -1 without memory. */
+/* Queries, keys and values -> y, both by rows: (rows, 3 * heads * hs) -> (rows, heads * hs). Windows of T rows; with
+ * (windows + 1,) starts each from its own to the next one's, of T at most. If there is a place, (windows, heads, T)
+ * log_sums. (rows,) branches or NULL. hs: a whole number of 32; where the length of a window is none, up to 31 rows of
+ * finite numbers are read behind it. Gives 0, or -1 without memory. */
 int causal_forward(
-    uint16_t *y, float *log_sums, const uint16_t *qkv, const int32_t *branches, long windows, long T, long heads, long hs,
-    int threads
+    uint16_t *y, float *log_sums, const uint16_t *qkv, const int32_t *branches, const int64_t *starts, long windows,
+    long T, long heads, long hs, int threads
 ) {
     const long C = heads * hs, whole = (T + SIDE - 1) / SIDE * SIDE;
     int failed = 0;
@@ -228,10 +229,11 @@ int causal_forward(
 #pragma omp for schedule(static)
         for (long n = 0; n < windows * heads; n++) {
             const long window = n / heads, head = n % heads * hs;
+            const long start = starts ? starts[window] : window * T, length = starts ? starts[window + 1] - start : T;
             if (room)
                 attend_window(
-                    multiply, room, y + window * T * C + head, log_sums ? log_sums + n * T : NULL,
-                    qkv + window * T * 3 * C + head, branches ? branches + window * T : NULL, T, hs, C
+                    multiply, room, y + start * C + head, log_sums ? log_sums + n * T : NULL, qkv + start * 3 * C + head,
+                    branches ? branches + start : NULL, length, hs, C
                 );
             else
                 failed = -1;

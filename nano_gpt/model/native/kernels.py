@@ -34,7 +34,7 @@ _ARGUMENTS = {  # pointers, numbers, and the number of threads
     "token_scores": "ppppp" + "llll" + "i",
     "weight_gradient": "ppp" + "lll" + "i",
     "cross_entropy": "ppp" + "llll" + "i",
-    "causal_forward": "pppp" + "llll" + "i",
+    "causal_forward": "ppppp" + "llll" + "i",
     "causal_backward": "ppppp" + "llll" + "i",
 }
 _KNOWN = {Tensor, nn.Parameter, int, float, bool, type(None)}
@@ -194,18 +194,20 @@ def token_scores(x: Tensor, weight: Tensor, targets: Tensor, vocab_size: int) ->
 def attend(qkv: Tensor, length: int, n_head: int) -> tuple[Tensor, Tensor]:
     """(R, 3C), windows of `length` -> (R, C), and (nh, R) logarithms of what chances were divided by, by windows."""
     y, log_sums = qkv.new_empty(len(qkv), qkv.size(1) // 3), torch.empty(n_head, len(qkv))
-    _call("causal_forward", y, log_sums, qkv, None, *_windows(qkv, length, n_head))
+    _call("causal_forward", y, log_sums, qkv, None, None, *_windows(qkv, length, n_head))
     return y, log_sums
 
 
-def attend_branches(qkv: Tensor, windows: int, length: int, n_head: int, branches: Tensor | None) -> Tensor:
-    """(R, 3C) -> (R, C), of windows of any length, behind which there are 31 rows or more that belong to none.
+def attend_texts(qkv: Tensor, starts: Tensor, longest: int, n_head: int, branches: Tensor | None) -> Tensor:
+    """(R, 3C) -> (R, C), of texts of any length, one behind the other, and then 31 rows or more that belong to none.
 
-    (windows, length) branches: a token sees branch 0 and its own, up to itself.
+    (texts + 1,) starts: the first row of each, and the one behind all. (R,) branches, int32: a token sees branch 0 and
+    its own, up to itself.
     """
+    assert starts.dtype == torch.int64 and (branches is None or branches.dtype == torch.int32)
     y = qkv.new_zeros(len(qkv), qkv.size(1) // 3)
     size = qkv.size(1) // 3 // n_head
-    _call("causal_forward", y, None, qkv, branches, windows, length, n_head, size)
+    _call("causal_forward", y, None, qkv, branches, starts, len(starts) - 1, longest, n_head, size)
     return y
 
 

@@ -5,20 +5,30 @@
     log_probabilities, likeliest = reader.token_scores(hidden, targets)
 
 Many tokens at once are bound by the speed of products, where a new token waits for memory (block.py): weights stay in
-fp32 as they are. Where rows are filled up nothing is read, and no logits are written.
+fp32 as they are. Texts lie one behind the other: what fills up a batch is left out, and no logits are written.
 """
 
 from __future__ import annotations
 
 import copy
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nano_gpt.model.cache import KVCache
 from nano_gpt.model.gpt import GPT, Block
 from nano_gpt.model.native import kernels
 from nano_gpt.model.native.training import is_gpt2
+
+
+class _Texts(NamedTuple):
+    """Where they lie in the rows that are read, and what sees what: as kernels.attend_texts has it."""
+
+    starts: Tensor
+    longest: int
+    branches: Tensor | None
 
 
 class NativeReader(GPT):
@@ -35,30 +45,38 @@ class NativeReader(GPT):
         mask: Tensor | None = None,
     ) -> Tensor:
         assert cache is None and mask is None, "it reads texts, and knows what tokens see by their branches"
-        return self.read(ids, torch.arange(ids.size(1)) if positions is None else positions, None)
+        return self.read(ids, torch.arange(ids.size(1)) if positions is None else positions)
 
-    def read(self, ids: Tensor, positions: Tensor, branches: Tensor | None) -> Tensor:
+    def read(
+        self, ids: Tensor, positions: Tensor, branches: Tensor | None = None, lengths: Tensor | None = None
+    ) -> Tensor:
         (B, T), C = ids.shape, self.config.n_embd
-        embedded = (self.wte(ids) + self.wpe(positions)).view(-1, C)
-        rows = (
-            -(-(len(embedded) + kernels.SIDE - 1) // kernels.SIDE) * kernels.SIDE
-        )  # as many as attention reads, and a whole number
-        x = torch.zeros(rows, C)
-        x[: len(embedded)] = embedded
-        branches = None if branches is None else branches.to(torch.int32)
+        if lengths is None:
+            lengths = torch.full((B,), T)
+        read = torch.arange(T) < lengths.unsqueeze(1)  # (B, T)
+        texts = _Texts(
+            starts=F.pad(lengths.cumsum(0), (1, 0)),
+            longest=T,
+            branches=None if branches is None else branches[read].to(torch.int32),
+        )
+        embedded = self.wte(ids[read]) + self.wpe(positions.expand(B, T)[read])  # (R, C)
+        # As many rows as attention looks at, in whole tiles.
+        x = F.pad(embedded, (0, 0, 0, -(len(embedded) + kernels.SIDE - 1) % kernels.SIDE + kernels.SIDE - 1))
         for block in self.h:
             assert isinstance(block, Block)
-            x = self._block(block, x, B, T, branches)
-        return self.ln_f(x[: len(embedded)]).view(B, T, C)  # type: ignore[no-any-return]
+            x = self._block(block, x, texts)
+        hidden = torch.zeros(B, T, C)
+        hidden[read] = self.ln_f(x[: len(embedded)])
+        return hidden
 
     @staticmethod
-    def _block(block: Block, x: Tensor, windows: int, length: int, branches: Tensor | None) -> Tensor:
+    def _block(block: Block, x: Tensor, texts: _Texts) -> Tensor:
         """(R, C) -> (R, C)"""
         attn, mlp, ln_1, ln_2 = block.attn, block.mlp, block.ln_1, block.ln_2
         assert isinstance(ln_1, nn.LayerNorm) and isinstance(ln_2, nn.LayerNorm)
         read, _ = kernels.norm(x, ln_1.weight, ln_1.bias, ln_1.eps)
         qkv = kernels.linear(read, attn.c_attn.weight, attn.c_attn.bias)
-        attended = kernels.attend_branches(qkv, windows, length, attn.n_head, branches)
+        attended = kernels.attend_texts(qkv, texts.starts, texts.longest, attn.n_head, texts.branches)
         x = kernels.linear_add(x, attended, attn.c_proj.weight, attn.c_proj.bias)
         read, _ = kernels.norm(x, ln_2.weight, ln_2.bias, ln_2.eps)
         activated = kernels.gelu_of_linear(read, mlp.c_fc.weight, mlp.c_fc.bias)
@@ -68,8 +86,8 @@ class NativeReader(GPT):
         """(N, C) of the last norm and the (N,) ids that follow -> (N,) log-probabilities in nats, and (N,) whether no
         other token is likelier."""
         missing = -len(hidden) % kernels.SIDE
-        rows = nn.functional.pad(hidden.bfloat16(), (0, 0, 0, missing))
-        wanted = nn.functional.pad(targets, (0, missing))
+        rows = F.pad(hidden.bfloat16(), (0, 0, 0, missing))
+        wanted = F.pad(targets, (0, missing))
         assert self.config.vocab_size is not None
         found = kernels.token_scores(rows, self.scoring_head, wanted, self.config.vocab_size)
         return found[0][: len(hidden)], found[1][: len(hidden)]
