@@ -1,8 +1,8 @@
 """How likely a model finds given continuations of given contexts: the arithmetic under every multiple-choice test.
 
-A row is a context and one continuation. Rows that begin alike share what they share (sharing.py), are sorted by length
-and filled up on the right, where causal attention does not look, and only the positions that predict a continuation
-are multiplied with the vocabulary. None of it changes a score beyond float noise, whatever the batch size.
+A row is a context and one continuation. Rows that begin alike are read as one tree (sharing.py); trees are sorted by
+length and filled up on the right, where causal attention does not look; and only the positions that predict a
+continuation are multiplied with the vocabulary. None of it changes a score beyond float noise, whatever the batch size.
 """
 
 from __future__ import annotations
@@ -94,31 +94,28 @@ def score_rows(
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> RowScores:
-    """What the model thinks of each row's continuation. Rows that begin alike should be neighbours: they share it.
+    """What the model thinks of each row's continuation.
 
     As many tokens go through the model at a time as `batch_size` rows of its whole context have, in products of
     `dtype`; log-softmax is in fp32. The device is waited for once, at the end.
     """
-    pieces = [(index, piece) for index, row in enumerate(rows) for piece in windows(row, model.config.n_positions)]
+    longest = model.config.n_positions
+    pieces = [(index, piece) for index, row in enumerate(rows) for piece in windows(row, longest)]
+    pieces.sort(key=lambda piece: piece[1].ids)
     sums, greedy = np.zeros(len(rows)), np.ones(len(rows), dtype=bool)
     if not pieces:
         return RowScores(sums, greedy)
-    trees = list(grow([piece for _, piece in pieces]))
-    first = np.cumsum([0, *(len(tree.rows) for tree in trees)])  # piece of every tree
-    order = sorted(range(len(trees)), key=lambda number: -trees[number].length)  # if memory lacks, it is found out now
+    # The longest first: if memory lacks, it is found out now.
+    trees = sorted(grow((piece for _, piece in pieces), longest), key=len, reverse=True)
     parts, done = [], 0
     with scoring_mode(model, dtype) as device:
-        for batch in batches((trees[number] for number in order), _tokens(batch_size, model, device)):
+        for batch in batches(trees, _tokens(batch_size, model, device)):
             parts.append(_score_batch(model, lay_out(batch), device))
             done += sum(len(tree.rows) for tree in batch)
             if progress:
                 progress(done, len(pieces))
-    row_of_token = [
-        index
-        for number in order
-        for index, piece in pieces[first[number] : first[number + 1]]
-        for _ in range(piece.scored)
-    ]
+    in_order = [pieces[number] for tree in trees for number in tree.rows]
+    row_of_token = [index for index, piece in in_order for _ in range(piece.scored)]
     log_probabilities, likeliest = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))  # sync: once
     np.add.at(sums, row_of_token, log_probabilities.astype(np.float64))
     np.logical_and.at(greedy, row_of_token, likeliest)
@@ -135,8 +132,8 @@ def _tokens(batch_size: int, model: GPT, device: torch.device) -> int:
 
 def _score_batch(model: GPT, batch: TreeBatch, device: torch.device) -> TokenScores:
     """Of all rows' continuations, row after row."""
-    branches = None if batch.branches is None else send(batch.branches, device)
+    ends = None if batch.ends is None else send(batch.ends, device)
     lengths = send(batch.lengths, device)
-    hidden = model.read(send(batch.ids, device), send(batch.positions, device), branches, lengths)  # (B, T, C)
+    hidden = model.read(send(batch.ids, device), send(batch.positions, device), ends, lengths)  # (B, T, C)
     hidden = hidden.flatten(0, 1)[send(batch.predicting, device)]  # (B * T, C) -> (N, C)
     return score_tokens(model, hidden, send(batch.targets, device))

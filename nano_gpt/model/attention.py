@@ -41,10 +41,13 @@ def document_mask(documents: Tensor) -> Tensor:
     return (documents[:, None, :, None] == documents[:, None, None, :]).tril()
 
 
-def branch_mask(branches: Tensor) -> Tensor:
-    """(B, T) -> (B, 1, T, T), True where a token may look: branch 0 and its own, up to itself."""
-    mine = branches[:, None, :, None] == branches[:, None, None, :]
-    return (mine | (branches == 0)[:, None, None, :]).tril()
+def tree_mask(ends: Tensor) -> Tensor:
+    """(B, T) -> (B, 1, T, T), True where a token may look: at itself and what it continues.
+
+    Tokens lie behind the one that they continue, and all that continues a token, up to its end, lies behind it at once.
+    """
+    places = torch.arange(ends.size(1), device=ends.device)
+    return (ends[:, None, None, :] > places[:, None]).tril()
 
 
 class _PlainAttention(torch.autograd.Function):

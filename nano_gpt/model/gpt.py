@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nano_gpt.config.model import GPTConfig
 from nano_gpt.model.activation import ACTIVATIONS
-from nano_gpt.model.attention import branch_mask, causal_attention, document_mask
+from nano_gpt.model.attention import causal_attention, document_mask, tree_mask
 from nano_gpt.model.cache import KVCache
 from nano_gpt.model.loss import summed_cross_entropy
 from nano_gpt.model.rope import rotary_table, rotated
@@ -168,15 +168,13 @@ class GPT(nn.Module):
             x = block(x, cache, layer, mask, rotary)
         return self.ln_f(x)  # type: ignore[no-any-return]
 
-    def read(
-        self, ids: Tensor, positions: Tensor, branches: Tensor | None = None, lengths: Tensor | None = None
-    ) -> Tensor:
+    def read(self, ids: Tensor, positions: Tensor, ends: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         """(B, T) ids and their places -> (B, T, C), where a row may hold several continuations of one text.
 
-        With (B, T) `branches` a token sees, up to itself, those of branch 0 and of its own. With (B,) `lengths` nobody
+        With (B, T) `ends` a token sees itself and what it continues (attention.tree_mask). With (B,) `lengths` nobody
         asks for what is behind so many tokens of a row.
         """
-        return self.hidden(ids, positions=positions, mask=None if branches is None else branch_mask(branches))
+        return self.hidden(ids, positions=positions, mask=None if ends is None else tree_mask(ends))
 
     @property
     def head_weight(self) -> Tensor:

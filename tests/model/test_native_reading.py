@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nano_gpt.config import GPTConfig
-from nano_gpt.model.attention import branch_mask
+from nano_gpt.model.attention import tree_mask
 from nano_gpt.model.gpt import GPT
 from nano_gpt.model.native import kernels
 from nano_gpt.model.native.reading import NativeReader, native_reader
@@ -37,9 +37,9 @@ def reader_of(model: GPT) -> NativeReader:
     return reader
 
 
-def exact(model: GPT, ids: Tensor, positions: Tensor, branches: Tensor | None) -> Tensor:
+def exact(model: GPT, ids: Tensor, positions: Tensor, ends: Tensor | None) -> Tensor:
     with torch.no_grad():
-        return copy.deepcopy(model).double().read(ids, positions, branches)
+        return copy.deepcopy(model).double().read(ids, positions, ends)
 
 
 @pytest.mark.parametrize("length", [1, 31, 32, 45, 128])
@@ -53,18 +53,18 @@ def test_hidden_states_of_texts_of_any_length(length: int, bias: bool) -> None:
     assert (found - expected).abs().max() < 0.03 * expected.abs().max()
 
 
-def test_branches_see_the_trunk_and_themselves() -> None:
+def test_a_branch_sees_the_trunk_and_itself() -> None:
     model = made()
-    branches = torch.tensor([[0] * 20 + [1] * 7 + [2] * 9, [0] * 3 + [1] * 30 + [2] * 3])
+    ends = torch.tensor([[36] * 20 + [27] * 7 + [36] * 9, [36] * 3 + [33] * 30 + [36] * 3])
     positions = torch.tensor([[*range(20), *range(20, 27), *range(20, 29)], [*range(3), *range(3, 33), *range(3, 6)]])
-    ids = torch.randint(100, branches.shape)
+    ids = torch.randint(100, ends.shape)
     with torch.inference_mode():
-        found = reader_of(model).read(ids, positions, branches)
+        found = reader_of(model).read(ids, positions, ends)
         changed = ids.clone()
         changed[0, 20:27] = 7  # the first branch, which the second does not see
-        again = reader_of(model).read(changed, positions, branches)
-    expected = exact(model, ids, positions, branches)
-    assert branch_mask(branches)[0, 0, 30].tolist() == [True] * 20 + [False] * 7 + [True] * 4 + [False] * 5
+        again = reader_of(model).read(changed, positions, ends)
+    expected = exact(model, ids, positions, ends)
+    assert tree_mask(ends)[0, 0, 30].tolist() == [True] * 20 + [False] * 7 + [True] * 4 + [False] * 5
     assert (found - expected).abs().max() < 0.03 * expected.abs().max()
     assert torch.equal(found[0, 27:], again[0, 27:]) and torch.equal(found[1], again[1])
 
@@ -73,12 +73,14 @@ def test_what_fills_up_a_batch_is_left_out() -> None:
     model = made()
     lengths = torch.tensor([45, 1, 32, 20])
     ids = torch.randint(100, (4, 45))
-    branches = torch.arange(45).ge(10).int().repeat(4, 1)  # a trunk of ten tokens and one branch
+    ends = torch.arange(1, 46).clamp(min=40).repeat(4, 1)  # the last ones are branches of one token
     with torch.inference_mode():
-        found = reader_of(model).read(ids, torch.arange(45), branches, lengths)
-        texts = [row[:length].unsqueeze(0) for row, length in zip(ids, lengths, strict=True)]
-        alone = [reader_of(model).read(text, torch.arange(text.size(1))) for text in texts]
-    expected = exact(model, ids, torch.arange(45), None)
+        found = reader_of(model).read(ids, torch.arange(45), ends, lengths)
+        alone = [
+            reader_of(model).read(ids[i : i + 1, :n], torch.arange(n), ends[i : i + 1, :n])
+            for i, n in enumerate(lengths.tolist())
+        ]
+    expected = exact(model, ids, torch.arange(45), ends)
     for row, text, reference, length in zip(found, alone, expected, lengths, strict=True):
         assert torch.equal(row[:length], text[0])
         assert (row - reference)[:length].abs().max() < 0.03 * reference.abs().max()

@@ -14,20 +14,18 @@ enum { QUERIES = 64 }; /* of the gradient, at a time: two products in a row on s
 
 /* ---- Rows of scores */
 
-/* What one token may see: those up to itself, and of them, where a window has branches, its own and branch 0. */
+/* What one token may see: those up to itself; in a tree, of them those that it continues, which end behind it. */
 struct sight {
-    long n;                  /* tokens up to itself */
-    const int32_t *branches; /* of the window's tokens, or NULL */
-    int32_t own;
+    long n;              /* tokens up to itself */
+    const int32_t *ends; /* of the window's tokens, or NULL */
 };
 
 /* Of 16 tokens from the i-th on. */
 INLINE __mmask16 seen_from(const struct sight *s, long i) {
     const __mmask16 up_to_itself = first_of(s->n - i);
-    if (!s->branches) return up_to_itself;
-    const __m512i branches = _mm512_maskz_loadu_epi32(up_to_itself, s->branches + i);
-    const __mmask16 own = _mm512_cmpeq_epi32_mask(branches, _mm512_set1_epi32(s->own));
-    return up_to_itself & (own | _mm512_cmpeq_epi32_mask(branches, _mm512_setzero_si512()));
+    if (!s->ends) return up_to_itself;
+    const __m512i ends = _mm512_maskz_loadu_epi32(up_to_itself, s->ends + i);
+    return _mm512_mask_cmpge_epi32_mask(up_to_itself, ends, _mm512_set1_epi32(s->n));
 }
 
 /* e^(scale * score - shift) of 16 numbers of a row, from the i-th on; zeros where it may not see. */
@@ -71,7 +69,7 @@ static float dot(const uint16_t *a, const uint16_t *b, long n) {
 /* ---- Forward */
 
 static void attend_window(
-    product *multiply, char *room, uint16_t *y, float *log_sums, const uint16_t *q, const int32_t *branches, long T,
+    product *multiply, char *room, uint16_t *y, float *log_sums, const uint16_t *q, const int32_t *ends, long T,
     long hs, long C
 ) {
     const uint16_t *k = q + C, *v = q + 2 * C;
@@ -87,7 +85,7 @@ static void attend_window(
             multiply(scores + key, whole, q + first * row, row, keys + key * hs, hs * 16, hs / SIDE, 0);
         float totals[SIDE];
         for (long r = 0; r < rows; r++) {
-            const struct sight sight = {first + r + 1, branches, branches ? branches[first + r] : 0};
+            const struct sight sight = {first + r + 1, ends};
             const float *of_row = scores + r * whole, most = largest(of_row, &sight) * scale;
             totals[r] = write_exponentials(chances + r * whole, of_row, &sight, seen, scale, most);
             if (log_sums) log_sums[first + r] = most + logf(totals[r]);
@@ -213,10 +211,10 @@ static void window_gradients(
 
 /* Queries, keys and values -> y, both by rows: (rows, 3 * heads * hs) -> (rows, heads * hs). Windows of T rows; with
  * (windows + 1,) starts each from its own to the next one's, of T at most. If there is a place, (windows, heads, T)
- * log_sums. (rows,) branches or NULL. hs: a whole number of 32; where the length of a window is none, up to 31 rows of
+ * log_sums. (rows,) ends, of trees, or NULL. hs: a whole number of 32; where the length of a window is none, up to 31 rows of
  * finite numbers are read behind it. Gives 0, or -1 without memory. */
 int causal_forward(
-    uint16_t *y, float *log_sums, const uint16_t *qkv, const int32_t *branches, const int64_t *starts, long windows,
+    uint16_t *y, float *log_sums, const uint16_t *qkv, const int32_t *ends, const int64_t *starts, long windows,
     long T, long heads, long hs, int threads
 ) {
     const long C = heads * hs, whole = (T + SIDE - 1) / SIDE * SIDE;
@@ -233,7 +231,7 @@ int causal_forward(
             if (room)
                 attend_window(
                     multiply, room, y + start * C + head, log_sums ? log_sums + n * T : NULL, qkv + start * 3 * C + head,
-                    branches ? branches + start : NULL, length, hs, C
+                    ends ? ends + start : NULL, length, hs, C
                 );
             else
                 failed = -1;

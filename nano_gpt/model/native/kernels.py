@@ -198,16 +198,16 @@ def attend(qkv: Tensor, length: int, n_head: int) -> tuple[Tensor, Tensor]:
     return y, log_sums
 
 
-def attend_texts(qkv: Tensor, starts: Tensor, longest: int, n_head: int, branches: Tensor | None) -> Tensor:
+def attend_texts(qkv: Tensor, starts: Tensor, longest: int, n_head: int, ends: Tensor | None) -> Tensor:
     """(R, 3C) -> (R, C), of texts of any length, one behind the other, and then 31 rows or more that belong to none.
 
-    (texts + 1,) starts: the first row of each, and the one behind all. (R,) branches, int32: a token sees branch 0 and
-    its own, up to itself.
+    (texts + 1,) starts: the first row of each, and the one behind all. (R,) ends, int32: of a tree's tokens, as
+    attention.tree_mask has them.
     """
-    assert starts.dtype == torch.int64 and (branches is None or branches.dtype == torch.int32)
+    assert starts.dtype == torch.int64 and (ends is None or ends.dtype == torch.int32)
     y = qkv.new_zeros(len(qkv), qkv.size(1) // 3)
     size = qkv.size(1) // 3 // n_head
-    _call("causal_forward", y, None, qkv, branches, starts, len(starts) - 1, longest, n_head, size)
+    _call("causal_forward", y, None, qkv, ends, starts, len(starts) - 1, longest, n_head, size)
     return y
 
 

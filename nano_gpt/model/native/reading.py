@@ -1,7 +1,7 @@
 """A copy of GPT-2 that scores texts in bf16 on a CPU, with the C of training's forward pass (products.c, causal.c).
 
     reader = native_reader(model)      # or None
-    hidden = reader.read(ids, positions, branches)
+    hidden = reader.read(ids, positions, ends)
     log_probabilities, likeliest = reader.token_scores(hidden, targets)
 
 Many tokens at once are bound by the speed of products, where a new token waits for memory (block.py): weights stay in
@@ -28,7 +28,7 @@ class _Texts(NamedTuple):
 
     starts: Tensor
     longest: int
-    branches: Tensor | None
+    ends: Tensor | None
 
 
 class NativeReader(GPT):
@@ -44,12 +44,10 @@ class NativeReader(GPT):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        assert cache is None and mask is None, "it reads texts, and knows what tokens see by their branches"
+        assert cache is None and mask is None, "it reads texts, and knows what tokens see by where they end"
         return self.read(ids, torch.arange(ids.size(1)) if positions is None else positions)
 
-    def read(
-        self, ids: Tensor, positions: Tensor, branches: Tensor | None = None, lengths: Tensor | None = None
-    ) -> Tensor:
+    def read(self, ids: Tensor, positions: Tensor, ends: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         (B, T), C = ids.shape, self.config.n_embd
         if lengths is None:
             lengths = torch.full((B,), T)
@@ -57,7 +55,7 @@ class NativeReader(GPT):
         texts = _Texts(
             starts=F.pad(lengths.cumsum(0), (1, 0)),
             longest=T,
-            branches=None if branches is None else branches[read].to(torch.int32),
+            ends=None if ends is None else ends[read].to(torch.int32),
         )
         embedded = self.wte(ids[read]) + self.wpe(positions.expand(B, T)[read])  # (R, C)
         # As many rows as attention looks at, in whole tiles.
@@ -76,7 +74,7 @@ class NativeReader(GPT):
         assert isinstance(ln_1, nn.LayerNorm) and isinstance(ln_2, nn.LayerNorm)
         read, _ = kernels.norm(x, ln_1.weight, ln_1.bias, ln_1.eps)
         qkv = kernels.linear(read, attn.c_attn.weight, attn.c_attn.bias)
-        attended = kernels.attend_texts(qkv, texts.starts, texts.longest, attn.n_head, texts.branches)
+        attended = kernels.attend_texts(qkv, texts.starts, texts.longest, attn.n_head, texts.ends)
         x = kernels.linear_add(x, attended, attn.c_proj.weight, attn.c_proj.bias)
         read, _ = kernels.norm(x, ln_2.weight, ln_2.bias, ln_2.eps)
         activated = kernels.gelu_of_linear(read, mlp.c_fc.weight, mlp.c_fc.bias)
