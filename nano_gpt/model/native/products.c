@@ -15,7 +15,7 @@
 
 #if HAS_TILES
 enum {
-    LAID_OUT = 1 << 18, /* numbers of a weight at a time: a part of a large L2 cache */
+    LAID_OUT = 3 << 17, /* numbers of a weight at a time: a part of a large L2 cache */
     LEAST = 128,        /* columns of it at a time, unless there are less, or the depth leaves no room */
     DEPTH = 4096,       /* a product that is deeper than this is summed in parts */
     PART = 1024,        /* of this depth */
@@ -170,10 +170,12 @@ static void end_rows(
 
 /* ---- Rows by a weight */
 
-/* As many as fit, but so few that every thread has its own, as far as rows of the result stay long. */
+/* As many as fit, but so few that all threads have as many, as far as rows of the result stay long. */
 static long columns_at_a_time(long depth, long columns, int threads) {
-    const long fitting = LAID_OUT / depth / SIDE * SIDE, own = (columns / SIDE + threads - 1) / threads * SIDE;
-    return smaller(smaller(columns, own > LEAST ? own : LEAST), fitting > SIDE ? fitting : SIDE);
+    const long room = LAID_OUT / depth / SIDE * SIDE, most = smaller(columns, room > SIDE ? room : SIDE);
+    const long rounds = ((columns + most - 1) / most + threads - 1) / threads, groups = rounds * threads;
+    const long even = (columns / SIDE + groups - 1) / groups * SIDE;
+    return even > LEAST ? even : smaller(most, LEAST);
 }
 
 /* (rows, depth) x by a weight -> (rows, columns) y. From one column of the weight to the next are w_column numbers, from
