@@ -132,8 +132,11 @@ def _tokens(batch_size: int, model: GPT, device: torch.device) -> int:
 
 def _score_batch(model: GPT, batch: TreeBatch, device: torch.device) -> TokenScores:
     """Of all rows' continuations, row after row."""
-    ends = None if batch.ends is None else send(batch.ends, device)
-    lengths = send(batch.lengths, device)
-    hidden = model.read(send(batch.ids, device), send(batch.positions, device), ends, lengths)  # (B, T, C)
-    hidden = hidden.flatten(0, 1)[send(batch.predicting, device)]  # (B * T, C) -> (N, C)
-    return score_tokens(model, hidden, send(batch.targets, device))
+    hidden = model.read(  # (P, C)
+        send(batch.ids, device),
+        send(batch.positions, device),
+        wanted=send(batch.predicting, device),
+        ends=None if batch.ends is None else send(batch.ends, device),
+        lengths=send(batch.lengths, device),
+    )
+    return score_tokens(model, hidden, send(batch.targets, device), send(batch.predicted_by, device))

@@ -56,14 +56,15 @@ class TokenScores(NamedTuple):
     """(N,) bool: no other token is likelier."""
 
 
-def score_tokens(model: GPT, hidden: Tensor, targets: Tensor) -> TokenScores:
-    """(N, C) of the last norm and the (N,) ids that follow.
+def score_tokens(model: GPT, hidden: Tensor, targets: Tensor, predicted_by: Tensor | None = None) -> TokenScores:
+    """(N, C) of the last norm and the (N,) ids that follow; or (P, C), and (N,) which of them predicts each id.
 
     The vocabulary is far wider than the model, so its logits are made for some positions at a time; and in the place of
     the logits, since cross_entropy's copies take half as long as the product in bf16.
     """
     if isinstance(model, NativeReader):
-        return TokenScores(*model.token_scores(hidden, targets))
+        return TokenScores(*model.token_scores(hidden, targets, predicted_by))
+    hidden = hidden if predicted_by is None else hidden[predicted_by]
     pieces = zip(torch.split(hidden, HEAD_POSITIONS), torch.split(targets, HEAD_POSITIONS), strict=True)
     parts = [_score_piece(model.head(x).float(), y) for x, y in pieces]
     return TokenScores(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))

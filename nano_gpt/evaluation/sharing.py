@@ -101,21 +101,26 @@ class TreeBatch:
     lengths: Tensor
     """(B,): tokens of a tree; the rest of its row is what fills it up."""
     predicting: Tensor
-    """(N,) places in the flattened batch whose next token is scored, row after row."""
+    """(P,) places in the flattened batch that predict scored tokens, in ascending order."""
     targets: Tensor
-    """(N,) those tokens."""
+    """(N,) those tokens, row after row."""
+    predicted_by: Tensor
+    """(N,) which of the P predicts each."""
 
 
 def lay_out(trees: Sequence[Tree]) -> TreeBatch:
     width = max(map(len, trees))
     branching = any(end < len(tree) for tree in trees for end in tree.ends)
+    places = [number * width + place for number, tree in enumerate(trees) for place in tree.predicting]
+    predicting, predicted_by = torch.unique(torch.tensor(places), return_inverse=True)
     return TreeBatch(
         ids=_filled((tree.ids for tree in trees), width, 0),
         positions=_filled((tree.positions for tree in trees), width, 0),
         ends=_filled((tree.ends for tree in trees), width, width) if branching else None,  # what fills up sees itself
         lengths=torch.tensor([len(tree) for tree in trees]),
-        predicting=torch.tensor([number * width + p for number, tree in enumerate(trees) for p in tree.predicting]),
+        predicting=predicting,
         targets=torch.tensor([target for tree in trees for target in tree.targets]),
+        predicted_by=predicted_by,
     )
 
 

@@ -168,13 +168,22 @@ class GPT(nn.Module):
             x = block(x, cache, layer, mask, rotary)
         return self.ln_f(x)  # type: ignore[no-any-return]
 
-    def read(self, ids: Tensor, positions: Tensor, ends: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
-        """(B, T) ids and their places -> (B, T, C), where a row may hold several continuations of one text.
+    def read(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        *,
+        wanted: Tensor,
+        ends: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        """(B, T) ids and their places -> (P, C) at the `wanted` places of the flattened batch.
 
-        With (B, T) `ends` a token sees itself and what it continues (attention.tree_mask). With (B,) `lengths` nobody
-        asks for what is behind so many tokens of a row.
+        A row may hold several continuations of one text: with (B, T) `ends` a token sees itself and what it continues
+        (attention.tree_mask). With (B,) `lengths` what is behind so many tokens of a row just fills it up.
         """
-        return self.hidden(ids, positions=positions, mask=None if ends is None else tree_mask(ends))
+        hidden = self.hidden(ids, positions=positions, mask=None if ends is None else tree_mask(ends))  # (B, T, C)
+        return hidden.flatten(0, 1)[wanted]
 
     @property
     def head_weight(self) -> Tensor:

@@ -26,8 +26,9 @@ def test_the_layout_of_two_rows() -> None:
     assert batch.ends is not None and batch.ends.tolist() == [[6, 6, 6, 4, 6, 6], [1, 6, 6, 6, 6, 6]]
     assert batch.lengths.tolist() == [6, 1]
     # The first scored token of either row is predicted by what they share.
-    assert batch.predicting.tolist() == [2, 3, 2, 4, 5, 6]
+    assert batch.predicting.tolist() == [2, 3, 4, 5, 6]
     assert batch.targets.tolist() == [4, 9, 5, 6, 9, 9]
+    assert batch.predicted_by.tolist() == [0, 1, 0, 2, 3, 4]
 
 
 def test_two_rows_share_more_than_all_do() -> None:
@@ -63,7 +64,7 @@ def test_every_scored_token_is_predicted_from_what_its_row_has_before_it(
     mask = torch.ones(len(trees), T, T).tril().bool() if batch.ends is None else tree_mask(batch.ends)[:, 0]
     before = [row.ids[:place] for row in rows for place in range(len(row.ids) - row.scored, len(row.ids))]
     after = [target for row in rows for target in row.ids[-row.scored :]]
-    seen = [(place // T, mask[place // T, place % T]) for place in batch.predicting.tolist()]
+    seen = [(place // T, mask[place // T, place % T]) for place in batch.predicting[batch.predicted_by].tolist()]
     assert [batch.ids[tree, places].tolist() for tree, places in seen] == before
     assert all(batch.positions[tree, places].tolist() == [*range(int(places.sum()))] for tree, places in seen)
     assert batch.targets.tolist() == after

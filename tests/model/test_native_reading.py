@@ -37,9 +37,17 @@ def reader_of(model: GPT) -> NativeReader:
     return reader
 
 
-def exact(model: GPT, ids: Tensor, positions: Tensor, ends: Tensor | None) -> Tensor:
-    with torch.no_grad():
-        return copy.deepcopy(model).double().read(ids, positions, ends)
+def read(
+    model: GPT, ids: Tensor, positions: Tensor, ends: Tensor | None = None, lengths: Tensor | None = None
+) -> Tensor:
+    """(B, T) -> (B, T, C)"""
+    with torch.inference_mode():
+        hidden = model.read(ids, positions, wanted=torch.arange(ids.numel()), ends=ends, lengths=lengths)
+    return hidden.view(*ids.shape, -1)
+
+
+def exact(model: GPT, ids: Tensor, positions: Tensor, ends: Tensor | None = None) -> Tensor:
+    return read(copy.deepcopy(model).double(), ids, positions, ends)
 
 
 @pytest.mark.parametrize("length", [1, 31, 32, 45, 128])
@@ -49,7 +57,7 @@ def test_hidden_states_of_texts_of_any_length(length: int, bias: bool) -> None:
     ids = torch.randint(100, (3, length))
     with torch.inference_mode():
         found = reader_of(model).hidden(ids)
-    expected = exact(model, ids, torch.arange(length), None)
+    expected = exact(model, ids, torch.arange(length))
     assert (found - expected).abs().max() < 0.03 * expected.abs().max()
 
 
@@ -58,11 +66,10 @@ def test_a_branch_sees_the_trunk_and_itself() -> None:
     ends = torch.tensor([[36] * 20 + [27] * 7 + [36] * 9, [36] * 3 + [33] * 30 + [36] * 3])
     positions = torch.tensor([[*range(20), *range(20, 27), *range(20, 29)], [*range(3), *range(3, 33), *range(3, 6)]])
     ids = torch.randint(100, ends.shape)
-    with torch.inference_mode():
-        found = reader_of(model).read(ids, positions, ends)
-        changed = ids.clone()
-        changed[0, 20:27] = 7  # the first branch, which the second does not see
-        again = reader_of(model).read(changed, positions, ends)
+    found = read(reader_of(model), ids, positions, ends)
+    changed = ids.clone()
+    changed[0, 20:27] = 7  # the first branch, which the second does not see
+    again = read(reader_of(model), changed, positions, ends)
     expected = exact(model, ids, positions, ends)
     assert tree_mask(ends)[0, 0, 30].tolist() == [True] * 20 + [False] * 7 + [True] * 4 + [False] * 5
     assert (found - expected).abs().max() < 0.03 * expected.abs().max()
@@ -74,16 +81,21 @@ def test_what_fills_up_a_batch_is_left_out() -> None:
     lengths = torch.tensor([45, 1, 32, 20])
     ids = torch.randint(100, (4, 45))
     ends = torch.arange(1, 46).clamp(min=40).repeat(4, 1)  # the last ones are branches of one token
-    with torch.inference_mode():
-        found = reader_of(model).read(ids, torch.arange(45), ends, lengths)
-        alone = [
-            reader_of(model).read(ids[i : i + 1, :n], torch.arange(n), ends[i : i + 1, :n])
-            for i, n in enumerate(lengths.tolist())
-        ]
+    found = read(reader_of(model), ids, torch.arange(45), ends, lengths)
     expected = exact(model, ids, torch.arange(45), ends)
-    for row, text, reference, length in zip(found, alone, expected, lengths, strict=True):
-        assert torch.equal(row[:length], text[0])
-        assert (row - reference)[:length].abs().max() < 0.03 * reference.abs().max()
+    for i, n in enumerate(lengths.tolist()):
+        alone = read(reader_of(model), ids[i : i + 1, :n], torch.arange(n), ends[i : i + 1, :n])
+        assert torch.equal(found[i, :n], alone[0])
+        assert (found[i] - expected[i])[:n].abs().max() < 0.03 * expected[i].abs().max()
+
+
+def test_what_is_wanted_comes_in_its_order() -> None:
+    model = made()
+    ids, wanted = torch.randint(100, (2, 45)), torch.tensor([70, 3, 44, 3])
+    for each in (model, reader_of(model)):
+        with torch.inference_mode():
+            found = each.read(ids, torch.arange(45), wanted=wanted)
+        assert torch.equal(found, read(each, ids, torch.arange(45)).flatten(0, 1)[wanted])
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -99,6 +111,14 @@ def test_what_it_thinks_of_tokens(count: int, tied: bool) -> None:
     assert likeliest[0] and likeliest.shape == (count,)
     sure = logits.topk(2, dim=1).values.diff().abs().squeeze(1) > 0.02  # not for bf16 to decide
     assert torch.equal(likeliest[sure], (logits.argmax(dim=1) == targets)[sure])
+
+
+def test_a_row_may_predict_several_tokens() -> None:
+    model = made()
+    hidden, targets, predicted_by = torch.randn(40, 64), torch.randint(100, (90,)), torch.randint(40, (90,))
+    found = reader_of(model).token_scores(hidden, targets, predicted_by)
+    each_alone = reader_of(model).token_scores(hidden[predicted_by], targets)
+    assert torch.equal(found[0], each_alone[0]) and torch.equal(found[1], each_alone[1])
 
 
 def test_a_text_does_not_depend_on_what_is_beside_it() -> None:

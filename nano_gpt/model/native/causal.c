@@ -211,8 +211,8 @@ static void window_gradients(
 
 /* Queries, keys and values -> y, both by rows: (rows, 3 * heads * hs) -> (rows, heads * hs). Windows of T rows; with
  * (windows + 1,) starts each from its own to the next one's, of T at most. If there is a place, (windows, heads, T)
- * log_sums. (rows,) ends, of trees, or NULL. hs: a whole number of 32; where the length of a window is none, up to 31 rows of
- * finite numbers are read behind it. Gives 0, or -1 without memory. */
+ * log_sums. (rows,) ends, of trees, or NULL. hs: a whole number of 32; where the length of a window is none, up to 31
+ * rows of finite numbers are read behind it. Gives 0, or -1 without memory. */
 int causal_forward(
     uint16_t *y, float *log_sums, const uint16_t *qkv, const int32_t *ends, const int64_t *starts, long windows,
     long T, long heads, long hs, int threads

@@ -31,7 +31,7 @@ _ARGUMENTS = {  # pointers, numbers, and the number of threads
     "linear_forward_add": "ppppp" + "lll" + "i",
     "linear_backward": "ppp" + "lll" + "i",
     "gelu_linear_backward": "pppppp" + "lll" + "i",
-    "token_scores": "ppppp" + "llll" + "i",
+    "token_scores": "pppppp" + "llll" + "i",
     "weight_gradient": "ppp" + "lll" + "i",
     "cross_entropy": "ppp" + "llll" + "i",
     "causal_forward": "ppppp" + "llll" + "i",
@@ -182,12 +182,13 @@ def cross_entropy(logits: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
     return losses
 
 
-def token_scores(x: Tensor, weight: Tensor, targets: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
-    """(R, C) that the head reads, its weight (V or more, C) and (R,) targets -> (R,) their log-probabilities in nats,
-    over the first V, and (R,) whether none is likelier."""
+def token_scores(x: Tensor, weight: Tensor, targets: Tensor, firsts: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
+    """(R, C) that the head reads, its weight (V or more, C), (N,) targets and (R + 1,) which is the first of each row
+    -> (N,) their log-probabilities in nats, over the first V, and (N,) whether none is likelier."""
     _check(x, weight)
-    log_chances, likeliest = torch.empty(len(x)), torch.empty(len(x), dtype=torch.bool)
-    _call("token_scores", log_chances, likeliest, x, weight, targets, vocab_size, len(x), *weight.shape)
+    assert targets.dtype == firsts.dtype == torch.int64 and len(firsts) == len(x) + 1
+    log_chances, likeliest = torch.empty(len(targets)), torch.empty(len(targets), dtype=torch.bool)
+    _call("token_scores", log_chances, likeliest, x, weight, targets, firsts, vocab_size, len(x), *weight.shape)
     return log_chances, likeliest
 
 

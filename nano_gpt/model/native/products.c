@@ -101,8 +101,9 @@ struct part {
 
 struct score {
     struct part *parts;     /* (rows, groups) */
-    float *of_target;       /* (rows,) its logit */
-    const int64_t *targets; /* (rows,) */
+    float *of_targets;      /* (n,) their logits */
+    const int64_t *targets; /* (n,) */
+    const int64_t *firsts;  /* (rows + 1,) which of them is the first of each row */
     long vocabulary, wide;  /* columns that count; columns of a group */
 };
 
@@ -131,7 +132,6 @@ INLINE void end_some(const struct ending *e, __m512 low, __m512 high, long at, f
 /* The logits of a row from this column on, of which `width` are there. */
 static void end_logits(const struct score *s, const float *logits, long row, long columns, long column, long width) {
     const long n = smaller(width, s->vocabulary - column), groups = (columns + s->wide - 1) / s->wide;
-    const long target = s->targets[row] - column;
     struct part *part = s->parts + row * groups + column / s->wide;
     const __m512 least = _mm512_set1_ps(-INFINITY);
     __m512 most = least, total = _mm512_setzero_ps();
@@ -143,7 +143,10 @@ static void end_logits(const struct score *s, const float *logits, long row, lon
         total = _mm512_add_ps(total, _mm512_maskz_mov_ps(first_of(n - c), exponential16(away)));
     }
     part->total = _mm512_reduce_add_ps(total);
-    if (0 <= target && target < width) s->of_target[row] = logits[target];
+    for (long t = s->firsts[row]; t < s->firsts[row + 1]; t++) {
+        const long target = s->targets[t] - column;
+        if (0 <= target && target < width) s->of_targets[t] = logits[target];
+    }
 }
 
 /* 32 rows of sums, from this one on, of `width` columns, from this one on. Rows are written one after the other, since
@@ -265,17 +268,17 @@ int gelu_linear_backward(
     return failed;
 }
 
-/* What a model thinks of (rows,) targets, of which none is beyond the vocabulary: the logarithm of their chances among the
- * first `vocabulary` outputs, and whether none is likelier. The logits are nowhere written. */
+/* What a model thinks of targets, some to a row, of which none is beyond the vocabulary: the logarithm of their chances
+ * among the first `vocabulary` outputs, and whether none is likelier. The logits are nowhere written. */
 int token_scores(
-    float *log_chances, uint8_t *likeliest, const uint16_t *x, const float *w, const int64_t *targets, long vocabulary,
-    long rows, long outputs, long inputs, int threads
+    float *log_chances, uint8_t *likeliest, const uint16_t *x, const float *w, const int64_t *targets, const int64_t *firsts,
+    long vocabulary, long rows, long outputs, long inputs, int threads
 ) {
     const long wide = columns_at_a_time(inputs > DEPTH ? PART : inputs, outputs, threads);
     const long groups = (outputs + wide - 1) / wide;
-    struct score score = {.targets = targets, .vocabulary = vocabulary, .wide = wide};
+    struct score score = {.targets = targets, .firsts = firsts, .vocabulary = vocabulary, .wide = wide};
     score.parts = malloc(sizeof(struct part) * rows * groups);
-    score.of_target = log_chances;
+    score.of_targets = log_chances;
     if (!score.parts) return -1;
     const struct ending ending = {.scores = &score};
     const int failed =
@@ -285,8 +288,10 @@ int token_scores(
         float most = -INFINITY, total = 0;
         for (long group = 0; group < groups; group++) most = parts[group].most > most ? parts[group].most : most;
         for (long group = 0; group < groups; group++) total += parts[group].total * expf(parts[group].most - most);
-        likeliest[row] = log_chances[row] == most;
-        log_chances[row] -= most + logf(total);
+        for (long t = firsts[row]; t < firsts[row + 1]; t++) {
+            likeliest[t] = log_chances[t] == most;
+            log_chances[t] -= most + logf(total);
+        }
     }
     free(score.parts);
     return failed;

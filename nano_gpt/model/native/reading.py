@@ -1,7 +1,7 @@
 """A copy of GPT-2 that scores texts in bf16 on a CPU, with the C of training's forward pass (products.c, causal.c).
 
     reader = native_reader(model)      # or None
-    hidden = reader.read(ids, positions, ends)
+    hidden = reader.read(ids, positions, wanted=wanted)
     log_probabilities, likeliest = reader.token_scores(hidden, targets)
 
 Many tokens at once are bound by the speed of products, where a new token waits for memory (block.py): weights stay in
@@ -45,50 +45,68 @@ class NativeReader(GPT):
         mask: Tensor | None = None,
     ) -> Tensor:
         assert cache is None and mask is None, "it reads texts, and knows what tokens see by where they end"
-        return self.read(ids, torch.arange(ids.size(1)) if positions is None else positions)
+        positions = torch.arange(ids.size(1)) if positions is None else positions
+        return self.read(ids, positions, wanted=torch.arange(ids.numel())).view(*ids.shape, -1)
 
-    def read(self, ids: Tensor, positions: Tensor, ends: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
-        (B, T), C = ids.shape, self.config.n_embd
-        if lengths is None:
-            lengths = torch.full((B,), T)
+    def read(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        *,
+        wanted: Tensor,
+        ends: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        B, T = ids.shape
+        lengths = torch.full((B,), T) if lengths is None else lengths
         read = torch.arange(T) < lengths.unsqueeze(1)  # (B, T)
         texts = _Texts(
             starts=F.pad(lengths.cumsum(0), (1, 0)),
             longest=T,
             ends=None if ends is None else ends[read].to(torch.int32),
         )
-        embedded = self.wte(ids[read]) + self.wpe(positions.expand(B, T)[read])  # (R, C)
-        # As many rows as attention looks at, in whole tiles.
-        x = F.pad(embedded, (0, 0, 0, -(len(embedded) + kernels.SIDE - 1) % kernels.SIDE + kernels.SIDE - 1))
-        for block in self.h:
-            assert isinstance(block, Block)
+        rows = (read.flatten().cumsum(0) - 1)[wanted]  # (P,)
+        x = self.wte(ids[read]) + self.wpe(positions.expand(B, T)[read])  # (R, C)
+        x = _filled(x, len(x) + kernels.SIDE - 1)  # as many rows as attention looks at
+        for block in self.h[:-1]:
             x = self._block(block, x, texts)
-        hidden = torch.zeros(B, T, C)
-        hidden[read] = self.ln_f(x[: len(embedded)])
-        return hidden
+        return self.ln_f(self._block(self.h[-1], x, texts, _filled(rows))[: len(rows)])  # type: ignore[no-any-return]
 
     @staticmethod
-    def _block(block: Block, x: Tensor, texts: _Texts) -> Tensor:
-        """(R, C) -> (R, C)"""
+    def _block(block: nn.Module, x: Tensor, texts: _Texts, wanted: Tensor | None = None) -> Tensor:
+        """(R, C) -> (R, C), or of the `wanted` rows only: they have looked at the others when attention is done."""
+        assert isinstance(block, Block)
         attn, mlp, ln_1, ln_2 = block.attn, block.mlp, block.ln_1, block.ln_2
         assert isinstance(ln_1, nn.LayerNorm) and isinstance(ln_2, nn.LayerNorm)
         read, _ = kernels.norm(x, ln_1.weight, ln_1.bias, ln_1.eps)
         qkv = kernels.linear(read, attn.c_attn.weight, attn.c_attn.bias)
         attended = kernels.attend_texts(qkv, texts.starts, texts.longest, attn.n_head, texts.ends)
+        if wanted is not None:
+            x, attended = x[wanted], attended[wanted]
         x = kernels.linear_add(x, attended, attn.c_proj.weight, attn.c_proj.bias)
         read, _ = kernels.norm(x, ln_2.weight, ln_2.bias, ln_2.eps)
         activated = kernels.gelu_of_linear(read, mlp.c_fc.weight, mlp.c_fc.bias)
         return kernels.linear_add(x, activated, mlp.c_proj.weight, mlp.c_proj.bias)
 
-    def token_scores(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C) of the last norm and the (N,) ids that follow -> (N,) log-probabilities in nats, and (N,) whether no
-        other token is likelier."""
-        missing = -len(hidden) % kernels.SIDE
-        rows = F.pad(hidden.bfloat16(), (0, 0, 0, missing))
-        wanted = F.pad(targets, (0, missing))
+    def token_scores(
+        self, hidden: Tensor, targets: Tensor, predicted_by: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(P, C) of the last norm, (N,) ids, and which of the P predicts each if they are not as many -> (N,)
+        log-probabilities in nats, and (N,) whether no other token is likelier."""
+        predicted_by = torch.arange(len(hidden)) if predicted_by is None else predicted_by
+        rows = _filled(hidden.bfloat16())
+        by_row = predicted_by.argsort(stable=True)
+        firsts = torch.searchsorted(predicted_by[by_row], torch.arange(len(rows) + 1))
         assert self.config.vocab_size is not None
-        found = kernels.token_scores(rows, self.scoring_head, wanted, self.config.vocab_size)
-        return found[0][: len(hidden)], found[1][: len(hidden)]
+        found = kernels.token_scores(rows, self.scoring_head, targets[by_row], firsts, self.config.vocab_size)
+        in_order = by_row.argsort()
+        return found[0][in_order], found[1][in_order]
+
+
+def _filled(x: Tensor, least: int = 0) -> Tensor:
+    """(n, ...) with zeros behind it: `least` rows or more, in whole tiles."""
+    rows = -(-max(len(x), least) // kernels.SIDE) * kernels.SIDE
+    return F.pad(x, (0, 0) * (x.dim() - 1) + (0, rows - len(x)))
 
 
 @torch.no_grad()
