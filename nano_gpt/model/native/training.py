@@ -5,8 +5,8 @@
 Op by op most of a step are passes over memory, and calls: casts, GELU, norms, the softmax of attention, sums for
 biases. Here each is done where its numbers are written anyway, and autograd sees a block as one function, whose
 gradient stands below. What products multiply is rounded to bf16 as under autocast; sums, the residual stream and
-scores stay in fp32. A step of 4 layers of 128 is 1.56 times as fast as PyTorch's way, one of 6 layers of 384 1.28 times,
-one of GPT-2 124M on 512 tokens 1.27 times (two cores of a Zen 5; twice that where AMX multiplies).
+scores stay in fp32. A step of 4 layers of 128 is 1.56 times as fast as PyTorch's way, of 6 layers of 384 1.28 times, of
+GPT-2 124M on 512 tokens 1.27 times (two cores of a Zen 5).
 """
 
 from __future__ import annotations
