@@ -230,8 +230,8 @@ int causal_forward(
             const long start = starts ? starts[window] : window * T, length = starts ? starts[window + 1] - start : T;
             if (room)
                 attend_window(
-                    multiply, room, y + start * C + head, log_sums ? log_sums + n * T : NULL, qkv + start * 3 * C + head,
-                    ends ? ends + start : NULL, length, hs, C
+                    multiply, room, y + start * C + head, log_sums ? log_sums + n * T : NULL,
+                    qkv + start * 3 * C + head, ends ? ends + start : NULL, length, hs, C
                 );
             else
                 failed = -1;

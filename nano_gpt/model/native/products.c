@@ -181,11 +181,11 @@ static long columns_at_a_time(long depth, long columns, int threads) {
     return even > LEAST ? even : smaller(most, LEAST);
 }
 
-/* (rows, depth) x by a weight -> (rows, columns) y. From one column of the weight to the next are w_column numbers, from
- * one number of x that it is multiplied by to the next w_depth; w_row is what a row of its memory has. */
+/* (rows, depth) x by a weight -> (rows, columns) y. From one column of the weight to the next are w_column numbers,
+ * from one number of x that it is multiplied by to the next w_depth; w_row is what a row of its memory has. */
 static int multiply_rows(
-    const struct ending *ending, const uint16_t *x, const float *w, lay_out *lay, long w_row, long w_column, long w_depth,
-    long rows, long depth, long columns, int threads
+    const struct ending *ending, const uint16_t *x, const float *w, lay_out *lay, long w_row, long w_column,
+    long w_depth, long rows, long depth, long columns, int threads
 ) {
     const long deep = depth > DEPTH ? PART : depth, wide = columns_at_a_time(deep, columns, threads);
     const long blocks = rows / SIDE, groups = (columns + wide - 1) / wide, tasks = groups * blocks;
@@ -271,8 +271,8 @@ int gelu_linear_backward(
 /* What a model thinks of targets, some to a row, of which none is beyond the vocabulary: the logarithm of their chances
  * among the first `vocabulary` outputs, and whether none is likelier. The logits are nowhere written. */
 int token_scores(
-    float *log_chances, uint8_t *likeliest, const uint16_t *x, const float *w, const int64_t *targets, const int64_t *firsts,
-    long vocabulary, long rows, long outputs, long inputs, int threads
+    float *log_chances, uint8_t *likeliest, const uint16_t *x, const float *w, const int64_t *targets,
+    const int64_t *firsts, long vocabulary, long rows, long outputs, long inputs, int threads
 ) {
     const long wide = columns_at_a_time(inputs > DEPTH ? PART : inputs, outputs, threads);
     const long groups = (outputs + wide - 1) / wide;
